@@ -1,0 +1,2 @@
+//! Under test.
+fn main() {}
