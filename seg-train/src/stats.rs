@@ -178,8 +178,8 @@ pub fn mann_whitney(
                     y.len()
                 );
             }
-            // Ties make U a half-integer; rounding up gives P(U ≥ u) of the integers.
-            u_distribution(x.len(), y.len())[u.ceil() as usize..]
+            // Ties can make U a half-integer; rounded down, as SciPy does, the p-value errs on the safe side.
+            u_distribution(x.len(), y.len())[u.floor() as usize..]
                 .iter()
                 .sum()
         }
