@@ -29,7 +29,7 @@ use crate::{
 ///
 /// ```
 /// use seg_train::config::{Experiment, Preset};
-/// let experiment = Experiment { loss: "dice++:gamma=2".into(), ..Preset::Phantom.experiment("phantom:".parse()?)? };
+/// let experiment = Experiment { loss: "dice++:gamma=2".into(), ..Preset::Phantom.experiment("phantom".parse()?)? };
 /// let text = experiment.to_toml()?;
 /// assert_eq!(Experiment::from_toml(&text)?, experiment);
 /// # Ok::<(), anyhow::Error>(())
@@ -140,6 +140,7 @@ impl Experiment {
     pub(crate) fn check(&self) -> Result<()> {
         self.loss_spec()?;
         device_number(&self.device)?;
+        self.unet.validate()?;
         let multiple = self.unet.size_multiple();
         let [height, width] = self.preprocess.size;
         if height == 0 || width == 0 || height % multiple != 0 || width % multiple != 0 {
@@ -148,17 +149,11 @@ impl Experiment {
                 self.unet.depth
             );
         }
-        if self.unet.width == 0 {
-            bail!("unet.width is 0; expected at least 1");
-        }
         if self.recipe.epochs == 0 || self.recipe.batch == 0 {
             bail!(
                 "recipe.epochs is {} and recipe.batch is {}; expected at least 1 of each",
                 self.recipe.epochs, self.recipe.batch
             );
-        }
-        if !(self.recipe.sgd.lr > 0.0 && self.recipe.sgd.lr.is_finite()) {
-            bail!("recipe.sgd.lr is {}; expected a number above 0", self.recipe.sgd.lr);
         }
         Ok(())
     }

@@ -11,10 +11,11 @@ use crate::{
     batches::{Images, ahead},
     config::Experiment,
     data::{Dataset, Sample},
-    grow,
     metrics::{Evaluation, ImageRow, Pixels, Rule, Summary, Threshold},
     preprocess::Prepared,
+    raster::{Image, Labels},
     report::examples::Example,
+    resample::resize_labels,
     run_folder::{EpochLine, RunFolder},
 };
 
@@ -81,12 +82,12 @@ pub fn evaluate(
     std::thread::scope(|scope| -> Result<()> {
         for pair in ahead(scope, data.split.test.iter(), |&index| images.both(index)) {
             let (sample, prepared) = pair?;
-            let p = predict(&unet, &prepared, device)?;
+            let p = predict(&unet, &prepared.image, device)?;
             let labels = &prepared.labels;
             let pixels = Pixels::new(&p, data.classes, &labels.data)?;
-            let mask = classes(&p, data.classes, threshold);
-            let mask = grow::nearest(&mask, [labels.height, labels.width], [sample.labels.height, sample.labels.width]);
-            evaluation.add(&sample.id, &mask, &sample.labels.data, &pixels, prepared.truth.as_deref())?;
+            let mask = Labels { data: classes(&p, data.classes, threshold), ..*labels };
+            let mask = resize_labels(&mask, [sample.labels.height, sample.labels.width]);
+            evaluation.add(&sample.id, &mask.data, &sample.labels.data, &pixels, prepared.truth.as_deref())?;
             if let Some(truth) = &prepared.truth {
                 entropy += truth.iter().map(|&q| binary_entropy(f64::from(q))).sum::<f64>() / truth.len() as f64;
                 with_truth += 1;
@@ -112,7 +113,7 @@ pub fn evaluate(
         .into_iter()
         .map(|row| {
             let (sample, prepared) = images.both(data.split.test[row])?;
-            let p = predict(&unet, &prepared, device)?;
+            let p = predict(&unet, &prepared.image, device)?;
             Ok(example(&sample, prepared, &p, &rows[row], threshold))
         })
         .collect::<Result<_>>()?;
@@ -137,9 +138,8 @@ pub fn load(folder: &RunFolder, experiment: &Experiment, device: &Device) -> Res
 /// # Errors
 ///
 /// When the image does not fit the network.
-pub fn predict(unet: &UNet, image: &Prepared, device: &Device) -> Result<Vec<f32>> {
-    let pixels = &image.image;
-    let input = Tensor::from_slice(&pixels.data, (1, pixels.channels, pixels.height, pixels.width), device)?;
+pub fn predict(unet: &UNet, image: &Image, device: &Device) -> Result<Vec<f32>> {
+    let input = Tensor::from_slice(&image.data, (1, image.channels, image.height, image.width), device)?;
     probabilities(&unet.forward(&input)?)
 }
 

@@ -13,11 +13,11 @@ use seg_unet::UNet;
 
 use crate::{
     config::Experiment,
-    data::{Sample, image_files, read_image},
+    data::{image_files, read_image},
     evaluate::{foreground, predict},
-    grow,
-    preprocess::prepare,
-    raster::Labels,
+    preprocess::{Interpolation, prepare_image},
+    raster::Image,
+    resample::resize,
     report::{canvas::save_png, colours::heat},
 };
 
@@ -82,11 +82,10 @@ pub fn segment(
 ) -> Result<Segmented> {
     let image = read_image(file, experiment.unet.in_channels)?;
     let size = [image.height, image.width];
-    let labels = Labels { height: size[0], width: size[1], data: vec![0; size[0] * size[1]] };
-    let sample = Sample { id: stem(file), image, labels, truth: None };
-    let prepared = prepare(&sample, &experiment.preprocess)?;
-    let p = predict(unet, &prepared, device)?;
-    let probability = grow::bilinear(&foreground(&p, experiment.unet.classes), experiment.preprocess.size, size);
+    let seen = prepare_image(&image, &experiment.preprocess)?;
+    let p = predict(unet, &seen, device)?;
+    let p = Image { channels: 1, data: foreground(&p, experiment.unet.classes), ..seen };
+    let probability = resize(&p, size, Interpolation::Bilinear).data;
 
     let (width, height) = (size[1] as u32, size[0] as u32);
     let at = |x: u32, y: u32| probability[y as usize * size[1] + x as usize];

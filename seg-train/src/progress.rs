@@ -6,6 +6,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::run_folder::EpochLine;
 
+/// A learning rate as a person writes it: a reduced one is an f32 (0.009999999776 where 0.01 is meant).
+pub fn shown(lr: f64) -> f32 {
+    lr as f32
+}
+
 /// The bar of one run. On anything but a terminal it prints one line an epoch, to standard error.
 #[derive(Debug)]
 pub struct Progress {
@@ -39,7 +44,7 @@ impl Progress {
     pub fn step(&self, epoch: usize, images: usize, loss: f64, lr: f64) {
         if let Some(bar) = &self.bar {
             bar.inc(images as u64);
-            bar.set_message(format!("epoch {epoch}/{}  loss {loss:.4}  rate {lr}{}", self.epochs, self.last));
+            bar.set_message(format!("epoch {epoch}/{}  loss {loss:.4}  rate {}{}", self.epochs, shown(lr), self.last));
         }
     }
 
@@ -51,7 +56,7 @@ impl Progress {
         } else {
             eprintln!(
                 "epoch {}/{}  loss {:.4}  validation loss {:.4}  Dice {:.4}  rate {}  {:.1} images/s{best}",
-                line.epoch, self.epochs, line.loss, line.val_loss, line.val_dice, line.lr, line.images_per_second
+                line.epoch, self.epochs, line.loss, line.val_loss, line.val_dice, shown(line.lr), line.images_per_second
             );
         }
     }

@@ -37,7 +37,7 @@ pub struct EpochLine {
     pub loss: f64,
     /// Mean validation loss an image.
     pub val_loss: f64,
-    /// Mean Dice an image of the validation set, at network resolution, foreground where p ≥ ½.
+    /// Mean Dice an image of the validation set, at network resolution, by the most probable class.
     pub val_dice: f64,
     /// The learning rate this epoch was trained with.
     pub lr: f64,

@@ -9,6 +9,7 @@ use seg_unet::UNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    config::Recipe,
     optim::Sgd,
     run_folder::RunFolder,
     schedule::{EarlyStopping, ReduceLrOnPlateau},
@@ -39,13 +40,27 @@ pub struct State {
     pub position: Position,
     /// The weights by name.
     pub weights: HashMap<String, Tensor>,
-    /// The momentum by the name of its weight.
-    pub momentum: HashMap<String, Tensor>,
+    /// The optimiser's velocities by the names it gave them.
+    pub velocity: HashMap<String, Tensor>,
 }
 
 const NAME: &str = "state.safetensors";
-const WEIGHT: &str = "weight:";
-const MOMENTUM: &str = "momentum:";
+/// Stands before the name of a weight: the optimiser's names are its own.
+const WEIGHT: &str = "weight.";
+
+impl Position {
+    /// Before the first epoch.
+    pub fn start(recipe: &Recipe) -> Self {
+        Self {
+            epoch: 0,
+            finished: false,
+            lr: recipe.sgd.lr,
+            best: None,
+            plateau: ReduceLrOnPlateau::new(&recipe.plateau),
+            stopping: EarlyStopping::new(&recipe.stopping),
+        }
+    }
+}
 
 impl State {
     /// Writes the state whole or not at all.
@@ -54,11 +69,8 @@ impl State {
     ///
     /// When the folder cannot be written to.
     pub fn write(folder: &RunFolder, position: &Position, unet: &UNet, sgd: &Sgd) -> Result<()> {
-        let named = |prefix: &str, tensors: Vec<(String, Tensor)>| -> Vec<(String, Tensor)> {
-            tensors.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect()
-        };
-        let mut tensors = named(WEIGHT, unet.tensors());
-        tensors.extend(named(MOMENTUM, sgd.velocity(unet.vars())));
+        let weights = unet.tensors().into_iter().map(|(name, tensor)| (format!("{WEIGHT}{name}"), tensor));
+        let tensors: Vec<_> = weights.chain(sgd.state()?).collect();
         write_tensors(folder, NAME, &tensors, &serde_json::to_string(position)?)
     }
 
@@ -72,25 +84,15 @@ impl State {
         let (tensors, position) = read_tensors(&path, device)?;
         let position = serde_json::from_str(&position)
             .with_context(|| format!("{} holds no position of a run", path.display()))?;
-        let (mut weights, mut momentum) = (HashMap::new(), HashMap::new());
+        let (mut weights, mut velocity) = (HashMap::new(), HashMap::new());
         for (name, tensor) in tensors {
-            if let Some(name) = name.strip_prefix(WEIGHT) {
-                weights.insert(name.to_owned(), tensor);
-            } else if let Some(name) = name.strip_prefix(MOMENTUM) {
-                momentum.insert(name.to_owned(), tensor);
-            }
+            match name.strip_prefix(WEIGHT) {
+                Some(name) => weights.insert(name.to_owned(), tensor),
+                None => velocity.insert(name, tensor),
+            };
         }
-        Ok(Self { position, weights, momentum })
+        Ok(Self { position, weights, velocity })
     }
-}
-
-/// Refuses a checkpoint that holds NaN or infinity: every prediction it makes would be NaN.
-///
-/// # Errors
-///
-/// One sentence with the file and the first such tensor; also a file that is no safetensors file.
-pub fn check_finite(path: &Path) -> Result<()> {
-    read_tensors(path, &Device::Cpu).map(|_| ())
 }
 
 /// Writes f32 tensors and a note beside them.
@@ -169,7 +171,7 @@ mod tests {
         write_tensors(&folder, "t.safetensors", &[("enc.0.bias".into(), tensor)], "").unwrap();
         let path = folder.file("t.safetensors");
         assert_eq!(
-            check_finite(&path).unwrap_err().to_string(),
+            read_tensors(&path, &Device::Cpu).unwrap_err().to_string(),
             format!(
                 "{}: tensor `enc.0.bias` holds NaN; the training that wrote it has failed, use another checkpoint",
                 path.display()
@@ -187,7 +189,7 @@ mod tests {
         let bytes = fs::read(&path).unwrap();
         fs::write(&path, &bytes[..bytes.len() - 40]).unwrap();
         assert_eq!(
-            check_finite(&path).unwrap_err().to_string(),
+            read_tensors(&path, &Device::Cpu).unwrap_err().to_string(),
             format!("{} is no complete safetensors file", path.display())
         );
     }

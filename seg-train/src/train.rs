@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use dice_losses::{Loss, Prediction};
 use rand::seq::SliceRandom as _;
 use seg_unet::UNet;
@@ -16,13 +16,12 @@ use crate::{
     batches::{Batch, Images, ahead},
     config::Experiment,
     data::Dataset,
-    evaluate::foreground,
-    metrics::{Confusion, EmptyMask, Pixels, Threshold},
+    evaluate::probabilities,
+    metrics::{Confusion, EmptyMask, Pixels},
     optim::Sgd,
-    progress::Progress,
+    progress::{Progress, shown},
     rng::{Purpose, stream},
     run_folder::{EpochLine, RunFolder},
-    schedule::{EarlyStopping, ReduceLrOnPlateau},
     state::{Position, State},
 };
 
@@ -49,18 +48,11 @@ pub fn train(experiment: &Experiment, data: &Dataset, folder: &RunFolder, stop: 
     let loss = experiment.loss_spec()?.build();
     let unet = UNet::new(&experiment.unet, *seed, &device)?;
     let mut sgd = Sgd::new(&recipe.sgd, unet.vars())?;
-    let mut position = Position {
-        epoch: 0,
-        finished: false,
-        lr: recipe.sgd.lr,
-        best: None,
-        plateau: ReduceLrOnPlateau::new(&recipe.plateau),
-        stopping: EarlyStopping::new(&recipe.stopping),
-    };
+    let mut position = Position::start(recipe);
     if folder.file("state.safetensors").is_file() {
         let state = State::read(folder, &device)?;
         unet.set_tensors(&state.weights)?;
-        sgd.set_velocity(&state.momentum)?;
+        sgd.set_state(&state.velocity)?;
         position = state.position;
         folder.cut_log(position.epoch)?;
     } else {
@@ -73,7 +65,7 @@ pub fn train(experiment: &Experiment, data: &Dataset, folder: &RunFolder, stop: 
     while position.epoch < recipe.epochs && !position.finished {
         let epoch = position.epoch + 1;
         let started = Instant::now();
-        sgd.lr = position.lr;
+        sgd.set_lr(position.lr);
 
         let mut order = data.split.train.clone();
         order.shuffle(&mut stream(*seed, Purpose::Order, epoch as u64, 0));
@@ -93,15 +85,15 @@ pub fn train(experiment: &Experiment, data: &Dataset, folder: &RunFolder, stop: 
                 let (value, gradient) = loss.value_and_grad(&Prediction::logits(&logits), &batch.target)?;
                 let value = f64::from(value.to_scalar::<f32>()?);
                 if !value.is_finite() {
-                    bail!(diverged("loss", value, epoch, Some(step + 1), &batch.ids, sgd.lr));
+                    bail!(diverged("loss", value, epoch, Some(step + 1), &batch.ids, position.lr));
                 }
                 // The derivative of Σ logits·g in the weights is the loss's, since g is its derivative in the logits.
                 let gradients = (&logits * &gradient.detach())?.sum_all()?.backward()?;
-                sgd.step(unet.vars(), &gradients)?;
+                sgd.step(&gradients)?;
 
                 total += value * batch.len() as f64;
                 seen += batch.len();
-                progress.step(epoch, batch.len(), total / seen as f64, sgd.lr);
+                progress.step(epoch, batch.len(), total / seen as f64, position.lr);
                 if stop.load(Ordering::Relaxed) {
                     break;
                 }
@@ -115,13 +107,12 @@ pub fn train(experiment: &Experiment, data: &Dataset, folder: &RunFolder, stop: 
         }
         let images_per_second = seen as f64 / started.elapsed().as_secs_f64();
 
-        let validation = validate(experiment, data, &images, &unet, &*loss, epoch, sgd.lr)
+        let validation = validate(experiment, data, &images, &unet, &*loss, epoch, position.lr)
             .inspect_err(|_| progress.finish())?;
         let best = position.best.is_none_or(|(_, lowest)| validation.loss < lowest);
         if best {
             position.best = Some((epoch, validation.loss));
-            unet.save(&folder.file("best.safetensors.part"))?;
-            std::fs::rename(folder.file("best.safetensors.part"), folder.file("best.safetensors"))?;
+            unet.save(folder.file("best.safetensors"))?;
         }
         let line = EpochLine {
             epoch,
@@ -171,11 +162,12 @@ fn validate(
         if !value.is_finite() {
             bail!(diverged("validation loss", value, epoch, None, &batch.ids, lr));
         }
-        let p = foreground(&logits)?;
+        let (p, classes) = (probabilities(&logits)?, experiment.unet.classes);
         let pixels = batch.labels.len() / batch.len();
-        for (p, labels) in p.chunks_exact(pixels).zip(batch.labels.chunks_exact(pixels)) {
-            let counts = Confusion::at_threshold(&Pixels::new(p, 1, labels)?, Threshold::default());
-            dice += counts.dice(EmptyMask::Agreement).context("agreement always has a value")?;
+        for (p, labels) in p.chunks_exact(classes * pixels).zip(batch.labels.chunks_exact(pixels)) {
+            let counts = Confusion::of_argmax(&Pixels::new(p, classes, labels)?).split_off(1);
+            let dices = counts.iter().filter_map(|class| class.dice(EmptyMask::Agreement));
+            dice += dices.sum::<f64>() / counts.len() as f64;
         }
         total += value * batch.len() as f64;
         seen += batch.len();
@@ -186,9 +178,10 @@ fn validate(
 fn diverged(what: &str, value: f64, epoch: usize, step: Option<usize>, ids: &[String], lr: f64) -> String {
     let step = step.map_or(String::new(), |step| format!(", step {step}"));
     format!(
-        "the {what} is {value} in epoch {epoch}{step} (image {}) at learning rate {lr}; train again with a lower one: --set recipe.sgd.lr={}",
+        "the {what} is {value} in epoch {epoch}{step} (image {}) at learning rate {}; train again with a lower one: --set recipe.sgd.lr={}",
         ids.join(", "),
-        lr / 10.0
+        shown(lr),
+        shown(lr / 10.0)
     )
 }
 

@@ -1,6 +1,9 @@
 //! `seg-train losses`: the zoo as a table.
 
-use dice_losses::zoo::ZOO;
+use dice_losses::{
+    spec::{Kind, Parameter, REGION_PARAMETERS},
+    zoo::ZOO,
+};
 
 use super::{Failure, print};
 use crate::report::table::align_left;
@@ -8,7 +11,7 @@ use crate::report::table::align_left;
 pub(super) fn run() -> Result<(), Failure> {
     let mut rows = vec![["name", "aliases", "++", "defaults", "loss", "from"].map(String::from).to_vec()];
     for row in ZOO {
-        let defaults = row.parameters.iter().map(|parameter| format!("{}={}", parameter.name, parameter.default()));
+        let defaults = row.parameters.iter().map(|parameter| format!("{}={}", parameter.name, default(parameter)));
         rows.push(vec![
             row.name.into(),
             row.aliases.join(", "),
@@ -24,10 +27,18 @@ pub(super) fn run() -> Result<(), Failure> {
          negatives the exponent gamma (2 unless said otherwise); `preset=paper` sets the paper's equations where its\n\
          authors trained something else. Every loss with `++` also takes:\n\n",
     );
-    let rows: Vec<Vec<String>> = dice_losses::spec::REGION_PARAMETERS
+    let rows: Vec<Vec<String>> = REGION_PARAMETERS
         .iter()
-        .map(|parameter| vec![parameter.name.into(), parameter.default(), parameter.allowed(), parameter.meaning.into()])
+        .map(|parameter| vec![parameter.name.into(), default(parameter), parameter.allowed(), parameter.meaning.into()])
         .collect();
     print(&align_left(&rows));
     Ok(())
+}
+
+fn default(parameter: &Parameter) -> String {
+    match parameter.kind {
+        Kind::Number { default, .. } => default.to_string(),
+        Kind::Choice(words) => words[0].into(),
+        Kind::Classes => "all".into(),
+    }
 }

@@ -15,7 +15,7 @@ use super::{
     canvas::{Area, Canvas, FONT, rgb, translucent},
     colours::{FAINT, INK, TRAINING, VALIDATION},
 };
-use crate::run_folder::EpochLine;
+use crate::{progress::shown, run_folder::EpochLine};
 
 /// One line of a panel.
 struct Curve<'a> {
@@ -93,7 +93,7 @@ where
         let corner = chart.backend_coord(&(x, top));
         let note = TextStyle::from((FONT, 12).into_font()).color(&rgb(FAINT));
         let origin = area.get_base_pixel();
-        area.draw_text(&format!("rate {}", pair[1].lr), &note, (corner.0 - origin.0 + 4, corner.1 - origin.1 + 2))?;
+        area.draw_text(&format!("rate {}", shown(pair[1].lr)), &note, (corner.0 - origin.0 + 4, corner.1 - origin.1 + 2))?;
     }
     for curve in curves {
         let style = ShapeStyle { color: rgb(curve.colour).to_rgba(), filled: true, stroke_width: 2 };

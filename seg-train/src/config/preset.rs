@@ -1,0 +1,57 @@
+//! Where an experiment starts from.
+
+use std::str::FromStr;
+
+use anyhow::{Error, Result, bail};
+use seg_unet::UNetConfig;
+
+use super::{Experiment, Recipe};
+use crate::{
+    augment::Augment,
+    data::DataConfig,
+    metrics::MetricsConfig,
+    optim::SgdConfig,
+    preprocess::{Interpolation, Preprocess},
+    schedule::{EarlyStoppingConfig, ReduceLrOnPlateauConfig},
+};
+
+/// A named starting point; every key of it can be overridden.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// Small enough for a laptop's coffee break: the paper's recipe on 64 × 64 pixels, with a narrow network and few
+    /// epochs.
+    Phantom,
+    /// The paper's text: bilinear resizing, mirroring one of the augmentations with p = 0.15, pixels from outside the
+    /// image ignored.
+    Paper,
+    /// The authors' code where it differs from their text: cubic resizing, mirroring with p = 0.5 an axis, pixels from
+    /// outside the image of no class.
+    Authors,
+}
+
+impl Preset {
+    /// All of them, with their names.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("phantom", Self::Phantom), ("paper", Self::Paper), ("authors", Self::Authors)];
+
+    /// The experiment on a data set. The network's size is the data set's own; its loss is `dice++`, which training
+    /// never uses unasked.
+    ///
+    /// # Errors
+    ///
+    /// None yet: reserved for data sets that a preset cannot serve.
+    pub fn experiment(self, data: DataConfig) -> Result<Experiment> {
+        let paper = Experiment {
+            loss: "dice++".into(),
+            seed: 0,
+            device: "cpu".into(),
+            preprocess: Preprocess { size: data.kind.row().size, interpolation: Interpolation::Bilinear },
+            augment: Augment::PAPER,
+            unet: UNetConfig::default(),
+            recipe: Recipe::default(),
+            metrics: MetricsConfig::default(),
+            data,
+        };
+        Ok(paper)
+    }
+}
