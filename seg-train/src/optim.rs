@@ -16,9 +16,6 @@ use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Tensor, Var
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
-/// What the tensors of [`Sgd::state`] are called: this, then the variable's name.
-pub const VELOCITY: &str = "velocity.";
-
 /// Settings of [`Sgd`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -141,36 +138,36 @@ impl Sgd {
         Ok(())
     }
 
-    /// The velocities, named [`VELOCITY`] and the variable's name: with the learning rate, all that going on needs.
+    /// A copy of the velocities, each by its variable's name: with the learning rate, all that going on needs.
     ///
     /// # Errors
     ///
     /// If the device has no room for the copies.
-    pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
+    pub fn velocity(&self) -> Result<Vec<(String, Tensor)>> {
         // A copy, since the velocities are updated in place.
         self.parameters
             .iter()
-            .map(|p| Ok((format!("{VELOCITY}{}", p.name), p.velocity.copy()?)))
+            .map(|p| Ok((p.name.clone(), p.velocity.copy()?)))
             .collect()
     }
 
-    /// Takes velocities from [`Self::state`]; other tensors in the map are left alone.
+    /// Takes velocities from [`Self::velocity`]; other names in the map are left alone.
     ///
     /// # Errors
     ///
     /// If one is missing or has another shape or type. No velocity has been changed then.
-    pub fn set_state(&mut self, tensors: &HashMap<String, Tensor>) -> Result<()> {
+    pub fn set_velocity(&mut self, tensors: &HashMap<String, Tensor>) -> Result<()> {
         let velocities = self
             .parameters
             .iter()
             .map(|p| {
-                let name = format!("{VELOCITY}{}", p.name);
-                let Some(v) = tensors.get(&name) else {
-                    bail!("the state holds no {name}; it belongs to another network");
+                let name = &p.name;
+                let Some(v) = tensors.get(name) else {
+                    bail!("the state holds no velocity of {name}; it belongs to another network");
                 };
                 if (v.shape(), v.dtype()) != (p.velocity.shape(), p.velocity.dtype()) {
                     bail!(
-                        "{name} is {:?} of {:?} in the state, the network's is {:?} of {:?}; it belongs to another network",
+                        "the velocity of {name} is {:?} of {:?} in the state, the network's is {:?} of {:?}; it belongs to another network",
                         v.dims(),
                         v.dtype(),
                         p.velocity.dims(),
@@ -441,11 +438,11 @@ mod tests {
         let (name, w) = var(&[1.0, 2.0]);
         let mut sgd = Sgd::new(&NESTEROV, &[(name.clone(), w.clone())]).unwrap();
         step(&mut sgd, &w, &gradients[0]);
-        let (weights, state) = (w.to_vec1::<f64>().unwrap(), sgd.state().unwrap());
-        assert_eq!(state[0].0, "velocity.w");
+        let (weights, state) = (w.to_vec1::<f64>().unwrap(), sgd.velocity().unwrap());
+        assert_eq!(state[0].0, "w");
         let (_, again) = var(&weights);
         let mut resumed = Sgd::new(&NESTEROV, &[(name, again.clone())]).unwrap();
-        resumed.set_state(&state.into_iter().collect()).unwrap();
+        resumed.set_velocity(&state.into_iter().collect()).unwrap();
         for g in &gradients[1..] {
             step(&mut sgd, &w, g);
             step(&mut resumed, &again, g);
@@ -476,16 +473,16 @@ mod tests {
         let (name, w) = var(&[1.0]);
         let mut sgd = Sgd::new(&NESTEROV, &[(name, w)]).unwrap();
         assert_eq!(
-            sgd.set_state(&HashMap::new()).unwrap_err().to_string(),
-            "the state holds no velocity.w; it belongs to another network"
+            sgd.set_velocity(&HashMap::new()).unwrap_err().to_string(),
+            "the state holds no velocity of w; it belongs to another network"
         );
         let other = HashMap::from([(
-            "velocity.w".to_owned(),
+            "w".to_owned(),
             Tensor::new(&[1.0_f32, 2.0], &Device::Cpu).unwrap(),
         )]);
         assert_eq!(
-            sgd.set_state(&other).unwrap_err().to_string(),
-            "velocity.w is [2] of F32 in the state, the network's is [1] of F64; it belongs to another network"
+            sgd.set_velocity(&other).unwrap_err().to_string(),
+            "the velocity of w is [2] of F32 in the state, the network's is [1] of F64; it belongs to another network"
         );
     }
 

@@ -6,19 +6,18 @@
 //!
 //! A NaN loss is no improvement (it is not less than anything), so both go on waiting, as Keras does.
 //!
-//! Configuration and state are apart: the first is part of the experiment, the second of the run, and a state written
+//! Configuration and state are apart: the first is part of the experiment, the second of the run. A schedule written
 //! out and read back goes on as if nothing had happened.
 //!
 //! ```
-//! use seg_train::schedule::{Plateau, ReduceLrOnPlateau, Stopping, EarlyStopping};
-//! let reduce = ReduceLrOnPlateau { patience: 2, ..ReduceLrOnPlateau::default() };
-//! let stop = EarlyStopping { patience: 3, ..EarlyStopping::default() };
-//! let (mut plateau, mut stopping) = (Plateau::default(), Stopping::default());
+//! use seg_train::schedule::{EarlyStopping, EarlyStoppingConfig, ReduceLrOnPlateau, ReduceLrOnPlateauConfig};
+//! let mut plateau = ReduceLrOnPlateau::new(&ReduceLrOnPlateauConfig { patience: 2, ..Default::default() });
+//! let mut stopping = EarlyStopping::new(&EarlyStoppingConfig { patience: 3, ..Default::default() });
 //! let (mut lr, mut ran) = (0.1, 0);
 //! for loss in [0.9, 0.8, 0.8, 0.8, 0.8, 0.8] {
-//!     lr = reduce.next_lr(&mut plateau, loss, lr);
+//!     lr = plateau.step(loss, lr);
 //!     ran += 1;
-//!     if stop.should_stop(&mut stopping, loss) {
+//!     if stopping.step(loss) {
 //!         break;
 //!     }
 //! }
@@ -28,10 +27,10 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Multiplies the learning rate by `factor` when the validation loss has not improved for `patience` epochs.
+/// Settings of [`ReduceLrOnPlateau`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct ReduceLrOnPlateau {
+pub struct ReduceLrOnPlateauConfig {
     /// What the learning rate is multiplied by.
     pub factor: f64,
     /// Epochs without improvement before it is.
@@ -44,7 +43,7 @@ pub struct ReduceLrOnPlateau {
     pub min_lr: f64,
 }
 
-impl Default for ReduceLrOnPlateau {
+impl Default for ReduceLrOnPlateauConfig {
     /// The authors' setting, which is not Keras' default.
     fn default() -> Self {
         Self {
@@ -57,52 +56,64 @@ impl Default for ReduceLrOnPlateau {
     }
 }
 
-/// Where a [`ReduceLrOnPlateau`] stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Multiplies the learning rate by `factor` when the validation loss has not improved for `patience` epochs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Plateau {
+pub struct ReduceLrOnPlateau {
+    config: ReduceLrOnPlateauConfig,
     best: Best,
     wait: u64,
     cooldown: u64,
 }
 
 impl ReduceLrOnPlateau {
+    /// Before the first epoch.
+    pub fn new(config: &ReduceLrOnPlateauConfig) -> Self {
+        Self {
+            config: config.clone(),
+            best: Best::default(),
+            wait: 0,
+            cooldown: 0,
+        }
+    }
+
     /// Takes in the loss of the epoch that ended with learning rate `lr`; returns the rate of the next one.
     ///
     /// A reduced rate is rounded to f32, as Keras holds it: so 0.1 reduced three times is `min_lr` = 1e-4 and no
     /// longer above it, while in f64 it would stand a rounding error above and be "reduced" once more.
-    pub fn next_lr(&self, state: &mut Plateau, loss: f64, lr: f64) -> f64 {
-        if state.cooldown > 0 {
-            state.cooldown -= 1;
-            state.wait = 0;
+    pub fn step(&mut self, loss: f64, lr: f64) -> f64 {
+        let config = &self.config;
+        if self.cooldown > 0 {
+            self.cooldown -= 1;
+            self.wait = 0;
         }
-        if loss < state.best.get() - self.min_delta {
-            state.best = Best::of(loss);
-            state.wait = 0;
-        } else if state.cooldown == 0 {
-            state.wait += 1;
+        if loss < self.best.get() - config.min_delta {
+            self.best = Best::of(loss);
+            self.wait = 0;
+        } else if self.cooldown == 0 {
+            self.wait += 1;
             // At the floor `wait` just grows: Keras resets it only where it reduces.
-            if state.wait >= self.patience && as_f32(lr) > as_f32(self.min_lr) {
-                state.cooldown = self.cooldown;
-                state.wait = 0;
-                return as_f32((as_f32(lr) * self.factor).max(self.min_lr));
+            if self.wait >= config.patience && as_f32(lr) > as_f32(config.min_lr) {
+                self.cooldown = config.cooldown;
+                self.wait = 0;
+                return as_f32((as_f32(lr) * config.factor).max(config.min_lr));
             }
         }
         lr
     }
 }
 
-/// Stops the training when the validation loss has not improved for `patience` epochs.
+/// Settings of [`EarlyStopping`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct EarlyStopping {
+pub struct EarlyStoppingConfig {
     /// Epochs without improvement before stopping.
     pub patience: u64,
     /// An improvement is a loss that, `min_delta` added, is still below the best.
     pub min_delta: f64,
 }
 
-impl Default for EarlyStopping {
+impl Default for EarlyStoppingConfig {
     /// The authors' setting.
     fn default() -> Self {
         Self {
@@ -112,16 +123,41 @@ impl Default for EarlyStopping {
     }
 }
 
-/// Where an [`EarlyStopping`] stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Stops the training when the validation loss has not improved for `patience` epochs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Stopping {
+pub struct EarlyStopping {
+    config: EarlyStoppingConfig,
     best: Best,
     wait: u64,
     epochs: u64,
 }
 
-impl Stopping {
+impl EarlyStopping {
+    /// Before the first epoch.
+    pub fn new(config: &EarlyStoppingConfig) -> Self {
+        Self {
+            config: config.clone(),
+            best: Best::default(),
+            wait: 0,
+            epochs: 0,
+        }
+    }
+
+    /// Takes in the loss of the epoch that ended; says whether it was the last.
+    ///
+    /// Never after the first epoch, as in Keras, even with a patience of zero.
+    pub fn step(&mut self, loss: f64) -> bool {
+        self.epochs += 1;
+        self.wait += 1;
+        if loss + self.config.min_delta.abs() < self.best.get() {
+            self.best = Best::of(loss);
+            self.wait = 0;
+            return false;
+        }
+        self.wait >= self.config.patience && self.epochs > 1
+    }
+
     /// Epochs since the last improvement.
     pub fn wait(&self) -> u64 {
         self.wait
@@ -133,25 +169,8 @@ impl Stopping {
     }
 }
 
-impl EarlyStopping {
-    /// Takes in the loss of the epoch that ended; says whether it was the last.
-    ///
-    /// Never after the first epoch, as in Keras, even with a patience of zero.
-    pub fn should_stop(&self, state: &mut Stopping, loss: f64) -> bool {
-        state.epochs += 1;
-        state.wait += 1;
-        if loss + self.min_delta.abs() < state.best.get() {
-            state.best = Best::of(loss);
-            state.wait = 0;
-            return false;
-        }
-        state.wait >= self.patience && state.epochs > 1
-    }
-}
-
-/// The best loss; `None` is none yet, so infinity, which JSON and TOML readers do not all know. Kept as bits' worth:
-/// f64 text round-trips exactly.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+/// The best loss; `None` is none yet and stands for infinity, which JSON cannot write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 struct Best(Option<f64>);
 
@@ -165,15 +184,6 @@ impl Best {
     }
 }
 
-impl PartialEq for Best {
-    fn eq(&self, other: &Self) -> bool {
-        self.get() == other.get()
-    }
-}
-
-// A NaN is never stored: it is not below any best.
-impl Eq for Best {}
-
 fn as_f32(x: f64) -> f64 {
     f64::from(x as f32)
 }
@@ -183,12 +193,12 @@ mod tests {
     use super::*;
 
     fn reductions(
-        config: &ReduceLrOnPlateau,
+        config: &ReduceLrOnPlateauConfig,
         losses: impl IntoIterator<Item = f64>,
     ) -> (Vec<usize>, f64) {
-        let (mut state, mut lr, mut at) = (Plateau::default(), 0.1, Vec::new());
+        let (mut plateau, mut lr, mut at) = (ReduceLrOnPlateau::new(config), 0.1, Vec::new());
         for (epoch, loss) in losses.into_iter().enumerate() {
-            let next = config.next_lr(&mut state, loss, lr);
+            let next = plateau.step(loss, lr);
             if next != lr {
                 at.push(epoch);
             }
@@ -201,17 +211,17 @@ mod tests {
     fn a_flat_loss_is_reduced_by_patience_and_cooldown_down_to_the_floor() {
         // Epoch 0 improves on infinity; 25 do not: epoch 25. A cooldown of 1 ends at the start of epoch 26, which
         // then counts: epoch 50, and so on. The third reduction reaches the floor.
-        let (at, lr) = reductions(&ReduceLrOnPlateau::default(), [1.0; 200]);
+        let (at, lr) = reductions(&ReduceLrOnPlateauConfig::default(), [1.0; 200]);
         assert_eq!(at, [25, 50, 75]);
         assert_eq!(lr, as_f32(1e-4));
     }
 
     #[test]
     fn an_improvement_of_min_delta_is_none() {
-        let config = ReduceLrOnPlateau {
+        let config = ReduceLrOnPlateauConfig {
             patience: 2,
             min_delta: 0.25,
-            ..ReduceLrOnPlateau::default()
+            ..Default::default()
         };
         assert_eq!(reductions(&config, [1.0, 0.75, 0.75]).0, [2]);
         assert_eq!(reductions(&config, [1.0, 0.7, 0.7]).0, [0_usize; 0]);
@@ -219,52 +229,48 @@ mod tests {
 
     #[test]
     fn nan_is_no_improvement() {
-        let config = ReduceLrOnPlateau {
+        let config = ReduceLrOnPlateauConfig {
             patience: 2,
-            ..ReduceLrOnPlateau::default()
+            ..Default::default()
         };
         assert_eq!(reductions(&config, [1.0, f64::NAN, f64::NAN]).0, [2]);
-        let stop = EarlyStopping {
+        let mut stopping = EarlyStopping::new(&EarlyStoppingConfig {
             patience: 2,
-            ..EarlyStopping::default()
-        };
-        let mut state = Stopping::default();
+            ..Default::default()
+        });
         assert_eq!(
-            [f64::NAN, f64::NAN].map(|loss| stop.should_stop(&mut state, loss)),
+            [f64::NAN, f64::NAN].map(|loss| stopping.step(loss)),
             [false, true]
         );
-        assert_eq!(state.best(), f64::INFINITY);
+        assert_eq!(stopping.best(), f64::INFINITY);
     }
 
     #[test]
     fn patience_zero_stops_after_the_second_epoch_at_the_earliest() {
-        let stop = EarlyStopping {
+        let mut stopping = EarlyStopping::new(&EarlyStoppingConfig {
             patience: 0,
-            ..EarlyStopping::default()
-        };
-        let mut state = Stopping::default();
-        assert!(!stop.should_stop(&mut state, f64::NAN));
-        assert!(stop.should_stop(&mut state, f64::NAN));
+            ..Default::default()
+        });
+        assert!(!stopping.step(f64::NAN));
+        assert!(stopping.step(f64::NAN));
     }
 
     #[test]
-    fn a_state_written_and_read_goes_on_as_before() {
-        let reduce = ReduceLrOnPlateau {
-            patience: 3,
-            cooldown: 2,
-            ..ReduceLrOnPlateau::default()
-        };
-        let stop = EarlyStopping {
-            patience: 9,
-            ..EarlyStopping::default()
-        };
+    fn a_schedule_written_and_read_goes_on_as_before() {
         let losses: Vec<f64> = (0..30)
             .map(|k| 1.0 / 3.0 + 0.1 * f64::from(k * 7 % 11))
             .collect();
         let run = |resume_at: Option<usize>| {
-            let (mut plateau, mut stopping, mut lr) =
-                (Plateau::default(), Stopping::default(), 0.1);
-            let mut trace = Vec::new();
+            let mut plateau = ReduceLrOnPlateau::new(&ReduceLrOnPlateauConfig {
+                patience: 3,
+                cooldown: 2,
+                ..Default::default()
+            });
+            let mut stopping = EarlyStopping::new(&EarlyStoppingConfig {
+                patience: 9,
+                ..Default::default()
+            });
+            let (mut lr, mut trace) = (0.1, Vec::new());
             for (epoch, &loss) in losses.iter().enumerate() {
                 if resume_at == Some(epoch) {
                     plateau =
@@ -272,12 +278,8 @@ mod tests {
                     stopping =
                         serde_json::from_str(&serde_json::to_string(&stopping).unwrap()).unwrap();
                 }
-                lr = reduce.next_lr(&mut plateau, loss, lr);
-                trace.push((
-                    lr.to_bits(),
-                    stop.should_stop(&mut stopping, loss),
-                    stopping.wait(),
-                ));
+                lr = plateau.step(loss, lr);
+                trace.push((lr.to_bits(), stopping.step(loss), stopping.wait()));
             }
             trace
         };
