@@ -155,7 +155,7 @@ where
 mod tests {
     use super::*;
     use crate::raster::{Image, Labels};
-    use dice_losses::{Loss as _, Prediction, zoo};
+    use dice_losses::{Classes, Loss as _, Prediction, zoo};
 
     fn prepared(id: &str, labels: [u8; 2]) -> Prepared {
         Prepared {
@@ -166,10 +166,10 @@ mod tests {
         }
     }
 
+    /// The foreground's Dice loss of a prediction that gives every pixel half to it.
     fn dice(batch: &Batch) -> f32 {
-        // Background and foreground share every pixel equally.
         let logits = Tensor::zeros((batch.len(), 2, 1, 2), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let loss = zoo::dice().loss(&Prediction::logits(&logits), &batch.target).unwrap();
+        let loss = zoo::dice().classes(Classes::Foreground).loss(&Prediction::logits(&logits), &batch.target).unwrap();
         loss.to_scalar().unwrap()
     }
 
@@ -183,18 +183,17 @@ mod tests {
 
     #[test]
     fn a_pixel_of_no_class_is_a_false_positive_and_an_ignored_one_is_nothing() {
-        // One pixel counts, half of it right, for the foreground: 1 - 2·½ / (½ + 1) = ⅓; the background has ½ false, none
-        // true: 1. A second pixel of no class adds ½ false to both: 1 - 1 / (1 + 1) = ½ and 1.
+        // The first pixel alone: TP = FN = ½, so 1 - 1 / (1 + ½). One of no class beside it adds FP = ½.
         let ignored = Batch::gather(&[prepared("a", [1, IGNORE])], 2, &Device::Cpu).unwrap();
         let no_class = Batch::gather(&[prepared("a", [1, NO_CLASS])], 2, &Device::Cpu).unwrap();
-        assert!((dice(&ignored) - (1.0 / 3.0 + 1.0) / 2.0).abs() < 1e-5, "{}", dice(&ignored));
-        assert!((dice(&no_class) - (0.5 + 1.0) / 2.0).abs() < 1e-5, "{}", dice(&no_class));
+        assert!((dice(&ignored) - 1.0 / 3.0).abs() < 1e-5, "{}", dice(&ignored));
+        assert!((dice(&no_class) - 0.5).abs() < 1e-5, "{}", dice(&no_class));
     }
 
     #[test]
     fn both_kinds_of_none_can_stand_in_one_batch() {
         let batch = Batch::gather(&[prepared("a", [1, NO_CLASS]), prepared("b", [1, IGNORE])], 2, &Device::Cpu).unwrap();
-        assert!((dice(&batch) - (0.75 + 2.0 / 3.0) / 2.0).abs() < 1e-5, "{}", dice(&batch));
+        assert!((dice(&batch) - (0.5 + 1.0 / 3.0) / 2.0).abs() < 1e-5, "{}", dice(&batch));
     }
 
     #[test]

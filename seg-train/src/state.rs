@@ -40,13 +40,13 @@ pub struct State {
     pub position: Position,
     /// The weights by name.
     pub weights: HashMap<String, Tensor>,
-    /// The optimiser's velocities by the names it gave them.
+    /// The optimiser's velocities by the name of their weight.
     pub velocity: HashMap<String, Tensor>,
 }
 
 const NAME: &str = "state.safetensors";
-/// Stands before the name of a weight: the optimiser's names are its own.
 const WEIGHT: &str = "weight.";
+const VELOCITY: &str = "velocity.";
 
 impl Position {
     /// Before the first epoch.
@@ -69,8 +69,10 @@ impl State {
     ///
     /// When the folder cannot be written to.
     pub fn write(folder: &RunFolder, position: &Position, unet: &UNet, sgd: &Sgd) -> Result<()> {
-        let weights = unet.tensors().into_iter().map(|(name, tensor)| (format!("{WEIGHT}{name}"), tensor));
-        let tensors: Vec<_> = weights.chain(sgd.state()?).collect();
+        let named = |prefix: &str, tensors: Vec<(String, Tensor)>| -> Vec<(String, Tensor)> {
+            tensors.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect()
+        };
+        let tensors = [named(WEIGHT, unet.tensors()), named(VELOCITY, sgd.velocity()?)].concat();
         write_tensors(folder, NAME, &tensors, &serde_json::to_string(position)?)
     }
 
@@ -86,10 +88,11 @@ impl State {
             .with_context(|| format!("{} holds no position of a run", path.display()))?;
         let (mut weights, mut velocity) = (HashMap::new(), HashMap::new());
         for (name, tensor) in tensors {
-            match name.strip_prefix(WEIGHT) {
-                Some(name) => weights.insert(name.to_owned(), tensor),
-                None => velocity.insert(name, tensor),
-            };
+            if let Some(name) = name.strip_prefix(WEIGHT) {
+                weights.insert(name.to_owned(), tensor);
+            } else if let Some(name) = name.strip_prefix(VELOCITY) {
+                velocity.insert(name.to_owned(), tensor);
+            }
         }
         Ok(Self { position, weights, velocity })
     }

@@ -52,7 +52,7 @@ pub fn train(experiment: &Experiment, data: &Dataset, folder: &RunFolder, stop: 
     if folder.file("state.safetensors").is_file() {
         let state = State::read(folder, &device)?;
         unet.set_tensors(&state.weights)?;
-        sgd.set_state(&state.velocity)?;
+        sgd.set_velocity(&state.velocity)?;
         position = state.position;
         folder.cut_log(position.epoch)?;
     } else {

@@ -53,7 +53,7 @@ impl Layers {
         let data = self.data_set(&config)?;
         let preset = match &self.preset {
             Some(name) => name.parse()?,
-            None if data.is_phantom() => Preset::Phantom,
+            None if data.kind.row().name == "phantom" => Preset::Phantom,
             None => Preset::Paper,
         };
         let base = Table::try_from(preset.experiment(data)?)?;

@@ -55,3 +55,14 @@ impl Preset {
         Ok(paper)
     }
 }
+
+impl FromStr for Preset {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match Self::ALL.iter().find(|(name, _)| *name == text) {
+            Some((_, preset)) => Ok(*preset),
+            None => bail!("unknown preset `{text}`; expected phantom, paper or authors"),
+        }
+    }
+}

@@ -123,11 +123,11 @@ mod tests {
     fn a_key_like_no_other_names_its_neighbours() {
         assert_eq!(
             refused("unet.activation = 'relu'"),
-            "unknown key `unet.activation`; the keys here are `unet.width`, `unet.depth`"
+            "unknown key `unet.activation`; the keys here are `unet.depth`, `unet.width`"
         );
         assert_eq!(
             refused("colour.of.bikeshed = 1"),
-            "unknown key `colour.of.bikeshed`; the keys here are `loss`, `unet`, `recipe`"
+            "unknown key `colour.of.bikeshed`; the keys here are `loss`, `recipe`, `unet`"
         );
     }
 

@@ -61,8 +61,7 @@ impl Canvas {
     /// When the text cannot be drawn.
     pub fn text(&mut self, text: &str, x: u32, y: u32, size: u32, colour: Rgb<u8>) -> Result<()> {
         self.plot(|area| {
-            let style = TextStyle::from((FONT, size).into_font()).color(&rgb(colour));
-            area.draw_text(text, &style, (x as i32, y as i32))
+            area.draw_text(text, &writing(size, colour), (x as i32, y as i32))
                 .map_err(|error| anyhow!("drawing failed: {error}"))
         })
     }
@@ -80,6 +79,11 @@ impl Canvas {
 /// A colour as Plotters names it.
 pub fn rgb(Rgb([r, g, b]): Rgb<u8>) -> RGBColor {
     RGBColor(r, g, b)
+}
+
+/// Text of a height in pixels and a colour.
+pub fn writing(size: u32, colour: Rgb<u8>) -> TextStyle<'static> {
+    TextStyle { color: rgb(colour).to_backend_color(), ..(FONT, size).into_font().into() }
 }
 
 /// Writes any picture as PNG, whole or not at all.

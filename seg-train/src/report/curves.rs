@@ -8,11 +8,11 @@ use plotters::{
     element::{Circle, PathElement},
     prelude::DrawingBackend,
     series::LineSeries,
-    style::{Color, IntoFont, ShapeStyle, TextStyle},
+    style::{Color, ShapeStyle},
 };
 
 use super::{
-    canvas::{Area, Canvas, FONT, rgb, translucent},
+    canvas::{Area, Canvas, rgb, translucent, writing},
     colours::{FAINT, INK, TRAINING, VALIDATION},
 };
 use crate::{progress::shown, run_folder::EpochLine};
@@ -34,7 +34,7 @@ pub fn save(log: &[EpochLine], title: &str, path: &Path) -> Result<()> {
     let mut canvas = Canvas::new(900, 720);
     canvas.plot(|area| {
         let body = area
-            .titled(title, TextStyle::from((FONT, 20).into_font()).color(&rgb(INK)))
+            .titled(title, writing(20, INK))
             .map_err(|error| anyhow!("drawing failed: {error}"))?;
         let (above, below) = body.split_vertically(380);
         let losses = [
@@ -71,7 +71,6 @@ fn draw<'a, DB: DrawingBackend + 'a>(
 where
     DB::ErrorType: 'static,
 {
-    let text = |size: u32| TextStyle::from((FONT, size).into_font()).color(&rgb(INK));
     let mut chart = ChartBuilder::on(area)
         .margin(12)
         .x_label_area_size(36)
@@ -82,8 +81,8 @@ where
         .x_desc("epoch")
         .x_label_formatter(&|x| format!("{x:.0}"))
         .y_label_formatter(&|y| super::table::number(*y))
-        .axis_desc_style(text(15))
-        .label_style(text(13))
+        .axis_desc_style(writing(15, INK))
+        .label_style(writing(13, INK))
         .bold_line_style(translucent(FAINT, 0.6))
         .light_line_style(translucent(FAINT, 0.0))
         .draw()?;
@@ -91,9 +90,8 @@ where
         let x = pair[1].epoch as f64 - 0.5;
         chart.draw_series([PathElement::new([(x, bottom), (x, top)], rgb(FAINT).stroke_width(1))])?;
         let corner = chart.backend_coord(&(x, top));
-        let note = TextStyle::from((FONT, 12).into_font()).color(&rgb(FAINT));
         let origin = area.get_base_pixel();
-        area.draw_text(&format!("rate {}", shown(pair[1].lr)), &note, (corner.0 - origin.0 + 4, corner.1 - origin.1 + 2))?;
+        area.draw_text(&format!("rate {}", shown(pair[1].lr)), &writing(12, FAINT), (corner.0 - origin.0 + 4, corner.1 - origin.1 + 2))?;
     }
     for curve in curves {
         let style = ShapeStyle { color: rgb(curve.colour).to_rgba(), filled: true, stroke_width: 2 };
@@ -113,7 +111,7 @@ where
     }
     chart
         .configure_series_labels()
-        .label_font(text(14))
+        .label_font(writing(14, INK))
         .background_style(translucent(super::colours::PAPER, 0.85))
         .border_style(rgb(FAINT))
         .draw()

@@ -185,6 +185,7 @@ mod tests {
         save(&[example], "title", &path).unwrap();
         let (width, height) = image::image_dimensions(&path).unwrap();
         assert_eq!(width, GAP + 4 * (CELL + GAP));
-        assert_eq!(height, 4 * LINE + 8 + LINE + CELL / 2 + 2 * GAP);
+        // Title and column names, one row of half a cell, the legend's two lines.
+        assert_eq!(height, 2 * (LINE + 4) + (LINE + CELL / 2) + 2 * LINE + 3 * GAP);
     }
 }
