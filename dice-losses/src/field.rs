@@ -52,13 +52,10 @@ impl Field {
             }
             Scale::Logits => {
                 let u = log_odds(&values, prediction.activation())?;
-                // ln σ(±u) = (±u − |u|)/2 − ln(1 + e^{−|u|}); Candle's derivative of |u| at 0 is 1, so the two halves
-                // of the kink add up to the true derivative ½ there.
-                let abs = u.abs()?;
-                let tail = (abs.neg()?.exp()? + 1.0)?.log()?;
-                let log_p = ((&u - &abs)? * 0.5)?.sub(&tail)?;
-                let log_q = ((&u + &abs)? * -0.5)?.sub(&tail)?;
-                Ok(Self::LogOdds { log_p, log_q })
+                Ok(Self::LogOdds {
+                    log_p: softplus(&u.neg()?)?.neg()?,
+                    log_q: softplus(&u)?.neg()?,
+                })
             }
         }
     }
@@ -100,6 +97,13 @@ impl Field {
             },
         }
     }
+}
+
+/// `ln(1 + e^x)`, without overflow, and with every digit of its derivative σ(x) where that is tiny.
+///
+/// The kink of each half adds up to the true derivative ½ at 0, where Candle's `relu` and `abs` have derivative 1.
+fn softplus(x: &Tensor) -> Result<Tensor> {
+    x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?
 }
 
 /// Log-odds of each class against the rest, `[N, C, S]`: `u_c = z_c − ln Σ_{k≠c} e^{z_k}`.
