@@ -30,14 +30,11 @@ fn equation_2(case: &Case) -> (f64, Vec<f64>) {
     let p = case.p();
     let mut dice = 0.0;
     let mut gradient = vec![0.0; n * c * s];
-    for item in 0..n {
+    for (item, p) in p.iter().enumerate() {
         let mut in_p = vec![vec![0.0; s]; c];
         for k in 0..c {
-            let (mut py, mut sum) = (0.0, 0.0);
-            for i in 0..s {
-                py += p[item][k][i] * case.y(item, k, i);
-                sum += p[item][k][i] + case.y(item, k, i);
-            }
+            let py: f64 = (0..s).map(|i| p[k][i] * case.y(item, k, i)).sum();
+            let sum: f64 = (0..s).map(|i| p[k][i] + case.y(item, k, i)).sum();
             dice += 2.0 * py / sum / (n * c) as f64;
             for (i, slot) in in_p[k].iter_mut().enumerate() {
                 let slope = (2.0 * case.y(item, k, i) * sum - 2.0 * py) / (sum * sum);
@@ -45,14 +42,14 @@ fn equation_2(case: &Case) -> (f64, Vec<f64>) {
             }
         }
         for i in 0..s {
-            let mean: f64 = (0..c).map(|k| in_p[k][i] * p[item][k][i]).sum();
+            let mean: f64 = (0..c).map(|k| in_p[k][i] * p[k][i]).sum();
             for k in 0..c {
                 let slope = if c == 1 {
-                    in_p[0][i] * (1.0 - p[item][0][i])
+                    in_p[0][i] * (1.0 - p[0][i])
                 } else {
                     in_p[k][i] - mean
                 };
-                gradient[(item * c + k) * s + i] = p[item][k][i] * slope;
+                gradient[(item * c + k) * s + i] = p[k][i] * slope;
             }
         }
     }

@@ -173,3 +173,43 @@ pub(crate) fn block_sum(x: &Tensor) -> Result<Tensor> {
         blocks + x.narrow(D::Minus1, whole, s - whole)?.sum(D::Minus1)?
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_f32_sum_keeps_its_digits() {
+        // Candle's own f32 sum of 2^21 tenths is off by 6e-4.
+        let x = Tensor::full(0.1f32, (1, 1, (1 << 21) + 3), &Device::Cpu).unwrap();
+        let sum = block_sum(&x)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap()[0];
+        let exact = f64::from(0.1f32) * f64::from((1 << 21) + 3);
+        assert!(
+            (f64::from(sum) / exact - 1.0).abs() < 1e-6,
+            "{sum}, exact {exact}"
+        );
+    }
+
+    #[test]
+    fn the_derivative_of_softplus_at_its_kink_is_a_half() {
+        let x = candle_core::Var::from_tensor(&Tensor::zeros(1, DType::F64, &Device::Cpu).unwrap())
+            .unwrap();
+        let gradients = softplus(&x).unwrap().backward().unwrap();
+        assert_eq!(gradients.get(&x).unwrap().to_vec1::<f64>().unwrap(), [0.5]);
+    }
+
+    #[test]
+    fn a_softmax_of_one_channel_is_refused() {
+        let z = Tensor::zeros((1, 1, 3), DType::F64, &Device::Cpu).unwrap();
+        let error = log_odds(&z, Activation::Softmax).unwrap_err().to_string();
+        assert_eq!(
+            error.lines().next().unwrap(),
+            "a softmax over one channel is 1 everywhere; one channel is a sigmoid's, which Prediction::logits takes it for"
+        );
+    }
+}
