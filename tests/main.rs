@@ -1,1 +1,6 @@
-//! Tests.
+//! The workspace's tests, one binary: each that links Candle takes seconds to link.
+
+mod case;
+mod finite;
+mod gradients;
+mod laws;
