@@ -23,7 +23,7 @@ use crate::{
 /// let net = UNet::new(&UNetConfig::default(), 7, &Cpu)?;
 /// let (name, first) = &net.vars()[0];
 /// assert_eq!((name.as_str(), first.dims()), ("enc0.conv1.weight", &[32, 3, 3, 3][..]));
-/// assert_eq!(net.vars().iter().map(|(_, v)| v.elem_count()).sum::<usize>(), 7_765_442);
+/// assert_eq!(net.vars().iter().map(|(_, v)| v.elem_count()).sum::<usize>(), 7_766_018);
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 #[derive(Debug)]
@@ -260,6 +260,11 @@ impl UNet {
     /// If a tensor is missing, unknown, of another shape or dtype, or holds NaN or an infinity.
     pub fn set_tensors(&self, tensors: &HashMap<String, Tensor>) -> Result<()> {
         weights::check("the given tensors", &self.vars, tensors)?;
+        self.assign(tensors)
+    }
+
+    /// Sets the weights from tensors that have been checked.
+    fn assign(&self, tensors: &HashMap<String, Tensor>) -> Result<()> {
         for (name, var) in &self.vars {
             if let Some(tensor) = tensors.get(name) {
                 var.set(&tensor.to_device(var.device())?)?;
@@ -293,7 +298,7 @@ impl UNet {
         };
         let net = Self::with_dtype(config, 0, dtype, device)?;
         weights::check(&path.as_ref().display().to_string(), &net.vars, &tensors)?;
-        net.set_tensors(&tensors)?;
+        net.assign(&tensors)?;
         Ok(net)
     }
 }
@@ -402,6 +407,64 @@ mod tests {
             .flat_map(|i| values(net.forward(&x.narrow(0, i, 1).unwrap()).unwrap()))
             .collect();
         assert_eq!(values(net.forward(&x).unwrap()), singly);
+    }
+
+    /// The number of threads is fixed when a process starts, so this test starts itself.
+    #[test]
+    fn no_bit_depends_on_the_number_of_threads() {
+        const CHILD: &str = "SEG_UNET_PRINTS_GRADIENTS";
+        if std::env::var_os(CHILD).is_some() {
+            let net = UNet::new(&SMALL, 1, &Cpu).unwrap();
+            let x = random(&[2, 2, 96, 64], 1).to_dtype(DType::F32).unwrap();
+            let grads = net
+                .forward(&x)
+                .unwrap()
+                .sqr()
+                .unwrap()
+                .mean_all()
+                .unwrap()
+                .backward()
+                .unwrap();
+            for (name, var) in net.vars() {
+                let gradient = grads
+                    .get(var)
+                    .unwrap()
+                    .flatten_all()
+                    .unwrap()
+                    .to_vec1::<f32>()
+                    .unwrap();
+                let bits: Vec<u32> = gradient.into_iter().map(f32::to_bits).collect();
+                println!("gradient {name} {bits:?}");
+            }
+            return;
+        }
+        let gradients = |threads: &str| -> Vec<String> {
+            let output = std::process::Command::new(std::env::current_exe().unwrap())
+                .args([
+                    "--exact",
+                    "unet::tests::no_bit_depends_on_the_number_of_threads",
+                    "--nocapture",
+                ])
+                .env(CHILD, "1")
+                .env("RAYON_NUM_THREADS", threads)
+                .env("CANDLE_NUM_THREADS", threads)
+                .output()
+                .unwrap();
+            let output = String::from_utf8(output.stdout).unwrap();
+            output
+                .lines()
+                .filter(|line| line.starts_with("gradient "))
+                .map(Into::into)
+                .collect()
+        };
+        let one = gradients("1");
+        assert_eq!(one.len(), 46);
+        for threads in ["2", "5"] {
+            assert!(
+                gradients(threads) == one,
+                "{threads} threads give other bits than one"
+            );
+        }
     }
 
     #[test]

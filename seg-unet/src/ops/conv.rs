@@ -236,7 +236,11 @@ impl Conv2dSame {
         ))
     }
 
-    /// ∂w\[o, (i, tap)\] = Σ_t gy\[o, t\] · cols(x)\[(i, tap), t\].
+    /// The kernel's gradient, from the unfolded image:
+    ///
+    /// ```text
+    /// ∂w[o, (i, tap)] = Σ_t gy[o, t] · cols(x)[(i, tap), t]
+    /// ```
     fn kernel_gradient<T: WithDType>(
         grid: Grid,
         (x, inputs): (&[T], usize),
@@ -264,7 +268,11 @@ impl Conv2dSame {
         Ok(gw)
     }
 
-    /// Both gradients from one unfolding, that of `gy`: ∂w\[o, i, tap\] = Σ_t x\[i, t\] · cols(gy)\[(o, rotated tap), t\].
+    /// The image's and the kernel's gradient from one unfolding, that of `gy`; the latter is then
+    ///
+    /// ```text
+    /// ∂w[o, i, tap] = Σ_t x[i, t] · cols(gy)[(o, tap rotated by half a turn), t]
+    /// ```
     fn both_gradients<T: WithDType>(
         grid: Grid,
         (x, inputs): (&[T], usize),

@@ -58,7 +58,7 @@ fn check(x: &Tensor) -> Result<(usize, usize, usize, usize)> {
     }
 }
 
-/// The first maximum among the four at `left` and `left + 1` of two rows: its row, column and value. NaN counts as most.
+/// The first maximum among the four at `left` and `left + 1` of two rows: its row, column and value. The first NaN wins.
 fn first_maximum<T: WithDType>(upper: &[T], lower: &[T], left: usize) -> (usize, usize, T) {
     let mut best = (0, left, upper[left]);
     for (row, column, value) in [
@@ -66,8 +66,7 @@ fn first_maximum<T: WithDType>(upper: &[T], lower: &[T], left: usize) -> (usize,
         (1, left, lower[left]),
         (1, left + 1, lower[left + 1]),
     ] {
-        // Only NaN differs from itself, and the first one stays.
-        if best.2 == best.2 && (value > best.2 || value != value) {
+        if !best.2.to_f64().is_nan() && (value > best.2 || value.to_f64().is_nan()) {
             best = (row, column, value);
         }
     }

@@ -2,7 +2,11 @@
 //!
 //! Stride and kernel are equal, so windows do not overlap, and the operation is one matrix product over the channels,
 //! whose 4 · O rows are then dealt out to the four places of each window:
-//! y\[o, 2h + a, 2w + b\] = Σ_i weight\[i, o, a, b\] · x\[i, h, w\] + bias\[o\].
+//!
+//! ```text
+//! y[o, 2h + a, 2w + b] = Σ_i weight[i, o, a, b] · x[i, h, w] + bias[o]
+//! ```
+//!
 //! Candle's `conv_transpose2d` computes the same with a dot product for every element of the output.
 
 use candle_core::{CpuStorage, CustomOp3, DType, Error, Layout, Result, Shape, Tensor, WithDType};
