@@ -8,6 +8,7 @@ pub mod data;
 pub mod evaluate;
 pub mod metrics;
 pub mod optim;
+pub mod phantom;
 pub mod predict;
 pub mod preprocess;
 pub mod progress;
