@@ -2,6 +2,7 @@
 
 pub mod metrics;
 pub mod optim;
+pub mod phantom;
 pub mod raster;
 pub mod rng;
 pub mod schedule;
