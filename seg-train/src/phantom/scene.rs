@@ -21,8 +21,11 @@ const FIRST_OBSERVER: u64 = 2;
 /// The grey value of the background, before its variation from image to image.
 const BACKGROUND: f64 = 60.0;
 
-/// Trials for a structure that fits before going on without it.
+/// Trials in a row for something that fits before going on without it.
 const TRIALS: usize = 12;
+
+/// Standard deviations that no drawing strays: farther out and in, a pixel is decided (odds of 1e-15).
+const SURE: f64 = 8.0;
 
 /// Something an observer draws as a whole.
 struct Structure {
@@ -119,8 +122,7 @@ impl Scene {
                     .zip(&structure.distance)
                     .zip(pixels(self.size))
                 {
-                    // No drawing strays eight standard deviations: farther out and in, the field need not be known.
-                    let sure = 8.0 * structure.blur;
+                    let sure = SURE * structure.blur;
                     if *d <= -sure || (*d < sure && d + structure.blur * hand.at(at) <= 0.0) {
                         *label = 1;
                     }
@@ -142,7 +144,11 @@ fn pixels([height, width]: [usize; 2]) -> impl Iterator<Item = [f64; 2]> {
 
 /// Standard normal distribution function.
 fn phi(x: f64) -> f64 {
-    0.5 * erfc(-x * FRAC_1_SQRT_2)
+    match x {
+        _ if x <= -SURE => 0.0,
+        _ if x >= SURE => 1.0,
+        _ => 0.5 * erfc(-x * FRAC_1_SQRT_2),
+    }
 }
 
 /// A number between two, every ratio as likely.
@@ -223,12 +229,9 @@ fn structures(
     let [least, most] = config.foreground;
     let (mut found, mut q): (Vec<Structure>, _) = (Vec::new(), vec![0.0; size[0] * size[1]]);
     let mean = |q: &[f64]| q.iter().sum::<f64>() / q.len() as f64;
-    let mut trials = 0;
+    let mut misses = 0;
     // Past the wanted number only while the foreground is still too little.
-    while (found.len() < config.structures.max(1) || mean(&q) < least)
-        && trials < TRIALS * (config.structures + 4)
-    {
-        trials += 1;
+    while (found.len() < config.structures.max(1) || mean(&q) < least) && misses < TRIALS {
         let structure = Structure::propose(found.len(), config, size, scale, rng);
         let joined: Vec<f64> = q
             .iter()
@@ -238,6 +241,9 @@ fn structures(
         if mean(&joined) <= most {
             q = joined;
             found.push(structure);
+            misses = 0;
+        } else {
+            misses += 1;
         }
     }
     ensure!(

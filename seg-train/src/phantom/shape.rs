@@ -50,8 +50,8 @@ impl Shape {
             ]
         };
         let (bend, end) = (inside(), inside());
-        // Steps of about two pixels: far below the radius of the curve.
-        let steps = (height.max(width) / 2.0).ceil().max(8.0);
+        // Steps of about three pixels: well below the radius of the curve.
+        let steps = (height.max(width) / 3.0).ceil().max(12.0);
         let line = (0..=steps as usize)
             .map(|k| {
                 let t = k as f64 / steps;
@@ -103,8 +103,8 @@ impl Shape {
                     } else {
                         0.0
                     };
-                    (to[0] - t * along[0]).hypot(to[1] - t * along[1])
-                        - (wide + (narrow - wide) * t)
+                    let (y, x) = (to[0] - t * along[0], to[1] - t * along[1]);
+                    (y * y + x * x).sqrt() - (wide + (narrow - wide) * t)
                 })
                 .fold(f64::INFINITY, f64::min),
         }
