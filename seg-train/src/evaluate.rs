@@ -12,6 +12,7 @@ use crate::{
     config::Experiment,
     data::{Dataset, Sample},
     metrics::{Evaluation, ImageRow, Pixels, Rule, Summary, Threshold},
+    phantom::entropy,
     preprocess::Prepared,
     raster::{Image, Labels},
     report::examples::Example,
@@ -41,9 +42,17 @@ pub struct Report {
     /// The metrics.
     #[serde(flatten)]
     pub summary: Summary,
-    /// Where the data set knows the true probability: the mean entropy of the labels given it, in nats a pixel, which
-    /// is the NLL of a model that knows it too.
-    pub true_entropy: Option<f64>,
+    /// Where the true probabilities are known: what they leave to any model.
+    pub truth: Option<Truth>,
+}
+
+/// What no model can do better than, where the true probabilities are known; in nats a pixel.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Truth {
+    /// Mean entropy of the labels given the true probability: the expected NLL of a model that knows it.
+    pub entropy: f64,
+    /// The excess NLL that the image's noise leaves to the best estimator is at most this.
+    pub noise_floor: f64,
 }
 
 /// A test set measured.
@@ -78,7 +87,7 @@ pub fn evaluate(
     let unet = load(folder, experiment, device)?;
     let images = Images::new(data, &experiment.preprocess);
     let mut evaluation = Evaluation::new(experiment.metrics.clone());
-    let (mut entropy, mut with_truth) = (0.0, 0_usize);
+    let mut entropies = Vec::new();
     std::thread::scope(|scope| -> Result<()> {
         for pair in ahead(scope, data.split.test.iter(), |&index| images.both(index)) {
             let (sample, prepared) = pair?;
@@ -88,10 +97,7 @@ pub fn evaluate(
             let mask = Labels { data: classes(&p, data.classes, threshold), ..*labels };
             let mask = resize_labels(&mask, [sample.labels.height, sample.labels.width]);
             evaluation.add(&sample.id, &mask.data, &sample.labels.data, &pixels, prepared.truth.as_deref())?;
-            if let Some(truth) = &prepared.truth {
-                entropy += truth.iter().map(|&q| binary_entropy(f64::from(q))).sum::<f64>() / truth.len() as f64;
-                with_truth += 1;
-            }
+            entropies.extend(prepared.truth.as_deref().map(entropy));
         }
         Ok(())
     })?;
@@ -106,7 +112,10 @@ pub fn evaluate(
         best_epoch: log.iter().rfind(|line| line.best).map_or(0, |line| line.epoch),
         training_seconds: log.iter().map(|line: &EpochLine| line.seconds).sum(),
         summary: evaluation.summary(),
-        true_entropy: (with_truth > 0).then(|| entropy / with_truth as f64),
+        truth: data.noise_floor()?.map(|floor| Truth {
+            entropy: entropies.iter().sum::<f64>() / entropies.len() as f64,
+            noise_floor: floor.excess_nll,
+        }),
     };
     let rows = evaluation.rows().to_vec();
     let examples = spread_by_dice(&rows)
@@ -194,11 +203,6 @@ pub fn foreground(p: &[f32], classes: usize) -> Vec<f32> {
     }
 }
 
-/// −q ln q − (1−q) ln(1−q), with 0 ln 0 = 0.
-fn binary_entropy(q: f64) -> f64 {
-    [q, 1.0 - q].into_iter().filter(|&q| q > 0.0).map(|q| -q * q.ln()).sum()
-}
-
 /// The rows with the lowest, lower-quartile, median and highest Dice, so that pictures do not flatter.
 fn spread_by_dice(rows: &[ImageRow]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..rows.len()).collect();
@@ -267,11 +271,5 @@ mod tests {
         assert_eq!(spread_by_dice(&rows), [1, 3, 2, 0]);
         assert_eq!(spread_by_dice(&rows[..1]), [0]);
         assert!(spread_by_dice(&[]).is_empty());
-    }
-
-    #[test]
-    fn the_entropy_of_a_fair_coin_is_ln_2() {
-        assert!((binary_entropy(0.5) - 2_f64.ln()).abs() < 1e-15);
-        assert_eq!(binary_entropy(1.0), 0.0);
     }
 }

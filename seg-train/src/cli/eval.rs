@@ -1,7 +1,7 @@
 //! `seg-train eval`: a run's best checkpoint again, at another threshold or on another data set.
 
-use super::{EvalArgs, Failure, print, train::{heading, write_evaluation}, usage};
-use crate::{config::open_device, data::Dataset, evaluate::evaluate, report::compare, run_folder::RunFolder};
+use super::{EvalArgs, Failure, print, train::{heading, open, write_evaluation}, usage};
+use crate::{config::open_device, evaluate::evaluate, report::compare, run_folder::RunFolder};
 
 pub(super) fn run(args: &EvalArgs) -> Result<(), Failure> {
     let folder = RunFolder::open(&args.run)?;
@@ -11,7 +11,7 @@ pub(super) fn run(args: &EvalArgs) -> Result<(), Failure> {
         experiment.data = data.parse().map_err(usage)?;
     }
     let device = open_device(args.device.as_deref().unwrap_or(&experiment.device)).map_err(usage)?;
-    let data = Dataset::open(&experiment.data, experiment.seed)?;
+    let data = open(&experiment)?;
     if (data.channels, data.classes) != (experiment.unet.in_channels, experiment.unet.classes) {
         return Err(Failure::Failed(anyhow::anyhow!(
             "{} has {} channels and {} classes, the network of {} takes {} and {}; train one on it",

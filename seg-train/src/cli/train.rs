@@ -62,7 +62,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
         refuse_taken(out).map_err(usage)?;
     }
 
-    let data = Dataset::open(&experiments[0].data, experiments[0].seed)?;
+    let data = open(&experiments[0])?;
     for experiment in &mut experiments {
         experiment.unet.in_channels = data.channels;
         experiment.unet.classes = data.classes;
@@ -91,7 +91,7 @@ pub(super) fn resume(out: &Path) -> Result<(), Failure> {
     if !list.is_file() {
         let folder = RunFolder::open(out)?;
         let experiment = folder.experiment()?;
-        let data = Dataset::open(&experiment.data, experiment.seed)?;
+        let data = open(&experiment)?;
         listen()?;
         return single(&folder, &experiment, &data);
     }
@@ -99,7 +99,7 @@ pub(super) fn resume(out: &Path) -> Result<(), Failure> {
     let Runs { runs } = serde_json::from_str(&text).with_context(|| format!("{}", list.display()))?;
     let first = runs.first().with_context(|| format!("{} lists no runs", list.display()))?;
     let experiment = RunFolder::open(&out.join(first))?.experiment()?;
-    let data = Dataset::open(&experiment.data, experiment.seed)?;
+    let data = open(&experiment)?;
     listen()?;
     several(out, &runs, &data)
 }
@@ -149,6 +149,11 @@ fn train_and_evaluate(
     let evaluated = evaluate(folder, experiment, data, None, &experiment.open_device()?)?;
     write_evaluation(&evaluated, folder.path())?;
     Ok(evaluated)
+}
+
+/// The experiment's data set; generated images are made at the size the network sees.
+pub(super) fn open(experiment: &Experiment) -> Result<Dataset> {
+    Ok(Dataset::open(&experiment.data, experiment.seed)?.at_size(experiment.preprocess.size))
 }
 
 /// Writes `metrics.csv`, `summary.json` and `examples.png`.

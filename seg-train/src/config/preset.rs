@@ -10,7 +10,6 @@ use crate::{
     augment::Augment,
     data::DataConfig,
     metrics::MetricsConfig,
-    optim::SgdConfig,
     preprocess::{Interpolation, Preprocess},
     schedule::{EarlyStoppingConfig, ReduceLrOnPlateauConfig},
 };
@@ -41,18 +40,44 @@ impl Preset {
     ///
     /// None yet: reserved for data sets that a preset cannot serve.
     pub fn experiment(self, data: DataConfig) -> Result<Experiment> {
+        let row = data.kind.row();
+        let is_phantom = row.name == "phantom";
         let paper = Experiment {
             loss: "dice++".into(),
             seed: 0,
             device: "cpu".into(),
-            preprocess: Preprocess { size: data.kind.row().size, interpolation: Interpolation::Bilinear },
+            preprocess: Preprocess { size: row.size, interpolation: Interpolation::Bilinear },
             augment: Augment::PAPER,
-            unet: UNetConfig::default(),
+            unet: UNetConfig { in_channels: row.channels.unwrap_or(3), ..UNetConfig::default() },
             recipe: Recipe::default(),
             metrics: MetricsConfig::default(),
-            data,
+            data: DataConfig {
+                // In full, so that run.toml says what the images were.
+                phantom: is_phantom.then(|| data.phantom.clone().unwrap_or_default()),
+                ..data
+            },
         };
-        Ok(paper)
+        Ok(match self {
+            Self::Paper => paper,
+            Self::Authors => Experiment {
+                preprocess: Preprocess { interpolation: Interpolation::Cubic, ..paper.preprocess },
+                augment: Augment::AUTHORS,
+                ..paper
+            },
+            Self::Phantom => Experiment {
+                // The paper's deformations on a quarter of its usual side: lengths by 4, and the strength by 16, since
+                // the displacement is the strength over the width of the smoothing.
+                augment: Augment { elastic_alpha: [0.0, 56.25], elastic_sigma: [2.25, 3.25], ..Augment::PAPER },
+                unet: UNetConfig { width: 8, depth: 3, ..paper.unet },
+                recipe: Recipe {
+                    epochs: 24,
+                    plateau: ReduceLrOnPlateauConfig { patience: 4, ..ReduceLrOnPlateauConfig::default() },
+                    stopping: EarlyStoppingConfig { patience: 8, ..EarlyStoppingConfig::default() },
+                    ..Recipe::default()
+                },
+                ..paper
+            },
+        })
     }
 }
 

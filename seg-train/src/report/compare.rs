@@ -1,5 +1,7 @@
 //! Several losses side by side: every metric of each, and how likely the difference is chance.
 
+use std::fmt::Write as _;
+
 use anyhow::Result;
 use serde::Serialize;
 
@@ -52,11 +54,15 @@ pub fn one(report: &Report) -> String {
     };
     rows.extend(pooled("ECE (all pixels as one lot)", report.summary.pooled.ece));
     let mut text = align(&rows);
-    if let Some(entropy) = report.true_entropy {
-        text.push_str(&format!(
-            "The true probabilities leave an entropy of {} nats a pixel: no model's expected NLL is lower.\n",
-            number(entropy)
-        ));
+    if let Some(truth) = report.truth {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "In nats a pixel: the true probabilities have an entropy of {}, which no model's expected NLL is below;\n\
+             the images' noise leaves the best estimator an excess NLL of at most {}.",
+            number(truth.entropy),
+            number(truth.noise_floor)
+        );
     }
     text
 }
@@ -173,9 +179,9 @@ impl Comparison {
     pub fn markdown(&self) -> String {
         let mut text = String::new();
         for (number, row) in self.rows().iter().enumerate() {
-            text.push_str(&format!("| {} |\n", row.join(" | ")));
+            let _ = writeln!(text, "| {} |", row.join(" | "));
             if number == 0 {
-                text.push_str(&format!("|---|---|{}\n", "---:|".repeat(row.len() - 2)));
+                let _ = writeln!(text, "|---|---|{}", "---:|".repeat(row.len() - 2));
             }
         }
         text + "\n" + &self.note()
