@@ -1,6 +1,7 @@
 //! The workspace's tests, one binary: each that links Candle takes seconds to link.
 
 mod case;
+mod cli;
 mod finite;
 mod gradients;
 mod laws;
