@@ -91,11 +91,12 @@ fn check(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<()> {
         ([_, channels, _, ..], [weights], [biases]) => channels == weights && channels == biases,
         _ => false,
     };
-    if fits {
+    // Nothing can be cut into pieces of length 0.
+    if fits && x.elem_count() > 0 {
         return Ok(());
     }
     Err(Error::Msg(format!(
-        "instance_norm: input {:?}, weight {:?} and bias {:?} do not fit; expected [N, C, …], [C] and [C]",
+        "instance_norm: input {:?}, weight {:?} and bias {:?} do not fit; expected [N, C, …], [C] and [C], no size 0",
         x.dims(),
         weight.dims(),
         bias.dims()
@@ -370,7 +371,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "instance_norm: input [1, 3, 8, 8], weight [3] and bias [4] do not fit; \
-             expected [N, C, …], [C] and [C]"
+             expected [N, C, …], [C] and [C], no size 0"
         );
     }
 }
