@@ -111,7 +111,7 @@ impl Augment {
     /// Checks that probabilities and ranges make sense.
     ///
     /// # Errors
-    /// A probability is not within 0..=1, or a range is empty, infinite or beyond what has a meaning; the sentence names it.
+    /// A probability is not within 0..=1, or a range is empty or beyond what has a meaning; the sentence names it.
     pub fn check(&self) -> anyhow::Result<()> {
         for (name, p) in [
             ("mirror", self.mirror),
@@ -125,15 +125,15 @@ impl Augment {
                 "{name} = {p}: a probability lies within 0 and 1"
             );
         }
-        for (name, range @ [low, high], least) in [
-            ("brightness_factor", self.brightness_factor, 0.0),
-            ("scale_step", self.scale_step, 0.01),
-            ("elastic_alpha", self.elastic_alpha, 0.0),
-            ("elastic_sigma", self.elastic_sigma, 0.1),
+        for (name, range @ [low, high], [least, most]) in [
+            ("brightness_factor", self.brightness_factor, [0.0, 1e3]),
+            ("scale_step", self.scale_step, [0.01, 100.0]),
+            ("elastic_alpha", self.elastic_alpha, [0.0, 1e6]),
+            ("elastic_sigma", self.elastic_sigma, [0.1, 1e3]),
         ] {
             anyhow::ensure!(
-                least <= low && low <= high && high.is_finite(),
-                "{name} = {range:?}: a range is [low, high] with {least} <= low <= high"
+                least <= low && low <= high && high <= most,
+                "{name} = {range:?}: a range is [low, high] with {least} <= low <= high <= {most}"
             );
         }
         let degrees = self.rotation_degrees;

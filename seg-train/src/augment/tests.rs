@@ -411,14 +411,14 @@ fn presets_check_and_odd_settings_are_refused() {
                 scale_step: [1.25, 0.85],
                 ..Augment::PAPER
             },
-            "scale_step = [1.25, 0.85]: a range is [low, high] with 0.01 <= low <= high",
+            "scale_step = [1.25, 0.85]: a range is [low, high] with 0.01 <= low <= high <= 100",
         ),
         (
             Augment {
                 elastic_sigma: [0.0, 9.0],
                 ..Augment::PAPER
             },
-            "elastic_sigma = [0.0, 9.0]: a range is [low, high] with 0.1 <= low <= high",
+            "elastic_sigma = [0.0, 9.0]: a range is [low, high] with 0.1 <= low <= high <= 1000",
         ),
         (
             Augment {

@@ -3,7 +3,7 @@
 use super::{Chance, Motion, elastic};
 use crate::{
     preprocess::{Interpolation, Prepared},
-    raster::{Image, Labels},
+    raster::Image,
 };
 
 /// Moves image, labels and truth together.
@@ -20,37 +20,24 @@ pub(super) fn warp(
     let Image { height, width, .. } = source.image;
     let moves = motion.step != 1.0 || motion.angle != 0.0 || motion.elastic.is_some();
     if moves {
-        let places = places(motion, height, width);
-        result.image.data = source
-            .image
-            .data
-            .chunks_exact(height * width)
-            .flat_map(|plane| {
-                let plane = Plane {
-                    data: plane,
-                    height,
-                    width,
-                };
-                places
-                    .iter()
-                    .map(move |&place| plane.at(place, interpolation))
-            })
-            .collect();
-        result.labels.data = places
-            .iter()
-            .map(|&place| label_at(&source.labels, place, outside))
-            .collect();
-        result.truth = source.truth.as_ref().map(|truth| {
-            let plane = Plane {
-                data: truth,
-                height,
-                width,
-            };
-            places
-                .iter()
-                .map(|&place| plane.probability_at(place))
-                .collect()
-        });
+        let pixels = height * width;
+        for (i, place) in places(motion, height, width).enumerate() {
+            // The weights of a place serve every channel.
+            let taps = Taps::new(place, interpolation);
+            for (plane, moved) in source
+                .image
+                .data
+                .chunks_exact(pixels)
+                .zip(result.image.data.chunks_exact_mut(pixels))
+            {
+                moved[i] = taps.sum(plane, height, width);
+            }
+            let pixel = nearest(place, height, width);
+            result.labels.data[i] = pixel.map_or(outside, |at| source.labels.data[at]);
+            if let (Some(truth), Some(moved)) = (&source.truth, &mut result.truth) {
+                moved[i] = pixel.map_or(0.0, |_| probability_at(truth, place, height, width));
+            }
+        }
     }
     mirror(&mut result.image.data, height, width, motion.mirror);
     mirror(&mut result.labels.data, height, width, motion.mirror);
@@ -67,72 +54,79 @@ struct Place {
     x: f64,
 }
 
-/// Where each pixel of the result comes from.
-fn places(motion: &Motion, height: usize, width: usize) -> Vec<Place> {
+/// Where each pixel of the result comes from, row after row.
+fn places(motion: &Motion, height: usize, width: usize) -> impl Iterator<Item = Place> {
     let fields = motion
         .elastic
         .map(|elastic| elastic::fields(elastic, height, width));
     let centre = [height, width].map(|side| (side as f64 - 1.0) / 2.0);
     let (sin, cos) = motion.angle.sin_cos();
-    (0..height * width)
-        .map(|i| {
-            let displaced = |axis: usize| {
-                fields
-                    .as_ref()
-                    .map_or(0.0, |fields| f64::from(fields[axis][i]))
-            };
-            let v = (i / width) as f64 - centre[0] + displaced(0);
-            let u = (i % width) as f64 - centre[1] + displaced(1);
-            Place {
-                y: centre[0] + motion.step * (cos * v - sin * u),
-                x: centre[1] + motion.step * (sin * v + cos * u),
-            }
-        })
-        .collect()
+    let step = motion.step;
+    (0..height * width).map(move |i| {
+        let displaced = |axis: usize| {
+            fields
+                .as_ref()
+                .map_or(0.0, |fields| f64::from(fields[axis][i]))
+        };
+        let v = (i / width) as f64 - centre[0] + displaced(0);
+        let u = (i % width) as f64 - centre[1] + displaced(1);
+        Place {
+            y: centre[0] + step * (cos * v - sin * u),
+            x: centre[1] + step * (sin * v + cos * u),
+        }
+    })
 }
 
-/// One channel; beyond the border it is 0.
-#[derive(Clone, Copy)]
-struct Plane<'a> {
-    data: &'a [f32],
-    height: usize,
-    width: usize,
+/// The weights of the pixels about a place: those of the rows and those of the columns.
+struct Taps {
+    first: [i64; 2],
+    /// Four of each for the cubic kernel, two for the linear one.
+    count: usize,
+    weights: [[f64; 4]; 2],
 }
 
-impl Plane<'_> {
-    fn at(self, Place { y, x }: Place, interpolation: Interpolation) -> f32 {
+impl Taps {
+    fn new(Place { y, x }: Place, interpolation: Interpolation) -> Self {
         let reach = interpolation.reach() as i64;
-        let (top, left) = (y.floor() as i64 - reach + 1, x.floor() as i64 - reach + 1);
+        let count = 2 * reach as usize;
+        let first = [y, x].map(|at| at.floor() as i64 - reach + 1);
+        let mut weights = [[0.0; 4]; 2];
+        for (axis, at) in [y, x].into_iter().enumerate() {
+            for (i, weight) in weights[axis][..count].iter_mut().enumerate() {
+                *weight = interpolation.weight((first[axis] + i as i64) as f64 - at);
+            }
+        }
+        Self {
+            first,
+            count,
+            weights,
+        }
+    }
+
+    /// The weighted sum in one channel, which is 0 beyond its border.
+    fn sum(&self, plane: &[f32], height: usize, width: usize) -> f32 {
         let mut sum = 0.0;
-        for row in top..top + 2 * reach {
-            let Some(row_at) = within(row, self.height) else {
+        for (row, weight) in (self.first[0]..).zip(&self.weights[0][..self.count]) {
+            let Some(row) = within(row, height) else {
                 continue;
             };
             let mut along = 0.0;
-            for column in left..left + 2 * reach {
-                if let Some(at) = within(column, self.width) {
-                    let value = f64::from(self.data[row_at * self.width + at]);
-                    along += interpolation.weight(column as f64 - x) * value;
+            for (column, weight) in (self.first[1]..).zip(&self.weights[1][..self.count]) {
+                if let Some(column) = within(column, width) {
+                    along += weight * f64::from(plane[row * width + column]);
                 }
             }
-            sum += interpolation.weight(row as f64 - y) * along;
+            sum += weight * along;
         }
         sum as f32
     }
-
-    /// Linear, with the border's value beyond the centres of its pixels, and 0 outside the image.
-    fn probability_at(self, place: Place) -> f32 {
-        if nearest(place, self.height, self.width).is_none() {
-            return 0.0;
-        }
-        let y = place.y.clamp(0.0, self.height as f64 - 1.0);
-        let x = place.x.clamp(0.0, self.width as f64 - 1.0);
-        self.at(Place { y, x }, Interpolation::Bilinear)
-    }
 }
 
-fn label_at(labels: &Labels, place: Place, outside: u8) -> u8 {
-    nearest(place, labels.height, labels.width).map_or(outside, |at| labels.data[at])
+/// Linear, with the border's value beyond the centres of its pixels: a probability does not fade towards the border.
+fn probability_at(truth: &[f32], Place { y, x }: Place, height: usize, width: usize) -> f32 {
+    let y = y.clamp(0.0, height as f64 - 1.0);
+    let x = x.clamp(0.0, width as f64 - 1.0);
+    Taps::new(Place { y, x }, Interpolation::Bilinear).sum(truth, height, width)
 }
 
 /// The pixel a place falls into.
