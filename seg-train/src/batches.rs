@@ -32,7 +32,11 @@ struct Kept {
 impl<'a> Images<'a> {
     /// Nothing is read yet.
     pub fn new(data: &'a Dataset, preprocess: &'a Preprocess) -> Self {
-        Self { data, preprocess, kept: Mutex::default() }
+        Self {
+            data,
+            preprocess,
+            kept: Mutex::default(),
+        }
     }
 
     /// Image `index` of the data set at network size.
@@ -88,8 +92,14 @@ impl Batch {
     /// When the device has no room.
     pub fn gather(images: &[Prepared], classes: usize, device: &Device) -> Result<Self> {
         let (n, first) = (images.len(), &images[0].image);
-        let pixels = images.iter().flat_map(|image| image.image.data.iter().copied()).collect();
-        let labels: Vec<u8> = images.iter().flat_map(|image| image.labels.data.iter().copied()).collect();
+        let pixels = images
+            .iter()
+            .flat_map(|image| image.image.data.iter().copied())
+            .collect();
+        let labels: Vec<u8> = images
+            .iter()
+            .flat_map(|image| image.labels.data.iter().copied())
+            .collect();
         let (height, width) = (first.height, first.width);
         Ok(Self {
             ids: images.iter().map(|image| image.id.clone()).collect(),
@@ -112,7 +122,12 @@ impl Batch {
 
 /// Class numbers with an ignore label; where a pixel belongs to no class, which no number can say, a one-hot map that is
 /// zero there in every channel.
-fn target(labels: &[u8], shape: (usize, usize, usize), classes: usize, device: &Device) -> Result<Target> {
+fn target(
+    labels: &[u8],
+    shape: (usize, usize, usize),
+    classes: usize,
+    device: &Device,
+) -> Result<Target> {
     if !labels.contains(&NO_CLASS) {
         let labels = Tensor::from_slice(labels, shape, device)?;
         return Ok(Target::labels(&labels).ignore_label(i64::from(IGNORE)));
@@ -121,11 +136,18 @@ fn target(labels: &[u8], shape: (usize, usize, usize), classes: usize, device: &
     let one_hot: Vec<f32> = labels
         .chunks_exact(height * width)
         .flat_map(|image| {
-            (0..classes).flat_map(move |class| image.iter().map(move |&label| f32::from(u8::from(usize::from(label) == class))))
+            (0..classes).flat_map(move |class| {
+                image
+                    .iter()
+                    .map(move |&label| f32::from(u8::from(usize::from(label) == class)))
+            })
         })
         .collect();
     let one_hot = Tensor::from_vec(one_hot, (n, classes, height, width), device)?;
-    let counts: Vec<u8> = labels.iter().map(|&label| u8::from(label != IGNORE)).collect();
+    let counts: Vec<u8> = labels
+        .iter()
+        .map(|&label| u8::from(label != IGNORE))
+        .collect();
     Ok(Target::dense(&one_hot).mask(&Tensor::from_vec(counts, shape, device)?))
 }
 
@@ -160,22 +182,44 @@ mod tests {
     fn prepared(id: &str, labels: [u8; 2]) -> Prepared {
         Prepared {
             id: id.into(),
-            image: Image { channels: 1, height: 1, width: 2, data: vec![0.25, -0.5] },
-            labels: Labels { height: 1, width: 2, data: labels.to_vec() },
+            image: Image {
+                channels: 1,
+                height: 1,
+                width: 2,
+                data: vec![0.25, -0.5],
+            },
+            labels: Labels {
+                height: 1,
+                width: 2,
+                data: labels.to_vec(),
+            },
             truth: None,
         }
     }
 
     /// The foreground's Dice loss of a prediction that gives every pixel half to it.
     fn dice(batch: &Batch) -> f32 {
-        let logits = Tensor::zeros((batch.len(), 2, 1, 2), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let loss = zoo::dice().classes(Classes::Foreground).loss(&Prediction::logits(&logits), &batch.target).unwrap();
+        let logits = Tensor::zeros(
+            (batch.len(), 2, 1, 2),
+            candle_core::DType::F32,
+            &Device::Cpu,
+        )
+        .unwrap();
+        let loss = zoo::dice()
+            .classes(Classes::Foreground)
+            .loss(&Prediction::logits(&logits), &batch.target)
+            .unwrap();
         loss.to_scalar().unwrap()
     }
 
     #[test]
     fn a_batch_stacks_images_in_order() {
-        let batch = Batch::gather(&[prepared("a", [0, 1]), prepared("b", [1, 1])], 2, &Device::Cpu).unwrap();
+        let batch = Batch::gather(
+            &[prepared("a", [0, 1]), prepared("b", [1, 1])],
+            2,
+            &Device::Cpu,
+        )
+        .unwrap();
         assert_eq!(batch.images.dims(), [2, 1, 1, 2]);
         assert_eq!(batch.ids, ["a", "b"]);
         assert_eq!(batch.labels, [0, 1, 1, 1]);
@@ -186,14 +230,27 @@ mod tests {
         // The first pixel alone: TP = FN = ½, so 1 - 1 / (1 + ½). One of no class beside it adds FP = ½.
         let ignored = Batch::gather(&[prepared("a", [1, IGNORE])], 2, &Device::Cpu).unwrap();
         let no_class = Batch::gather(&[prepared("a", [1, NO_CLASS])], 2, &Device::Cpu).unwrap();
-        assert!((dice(&ignored) - 1.0 / 3.0).abs() < 1e-5, "{}", dice(&ignored));
+        assert!(
+            (dice(&ignored) - 1.0 / 3.0).abs() < 1e-5,
+            "{}",
+            dice(&ignored)
+        );
         assert!((dice(&no_class) - 0.5).abs() < 1e-5, "{}", dice(&no_class));
     }
 
     #[test]
     fn both_kinds_of_none_can_stand_in_one_batch() {
-        let batch = Batch::gather(&[prepared("a", [1, NO_CLASS]), prepared("b", [1, IGNORE])], 2, &Device::Cpu).unwrap();
-        assert!((dice(&batch) - (0.5 + 1.0 / 3.0) / 2.0).abs() < 1e-5, "{}", dice(&batch));
+        let batch = Batch::gather(
+            &[prepared("a", [1, NO_CLASS]), prepared("b", [1, IGNORE])],
+            2,
+            &Device::Cpu,
+        )
+        .unwrap();
+        assert!(
+            (dice(&batch) - f32::midpoint(0.5, 1.0 / 3.0)).abs() < 1e-5,
+            "{}",
+            dice(&batch)
+        );
     }
 
     #[test]

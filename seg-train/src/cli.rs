@@ -186,8 +186,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Eval(args)) => eval::run(&args),
         Some(Command::Predict(args)) => predict::run(&args),
         Some(Command::Resume(args)) => train::resume(&args.run),
-        Some(Command::Losses) => losses::run(),
-        Some(Command::Data) => data::run(),
+        Some(Command::Losses) => {
+            losses::run();
+            Ok(())
+        }
+        Some(Command::Data) => {
+            data::run();
+            Ok(())
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -207,13 +213,26 @@ fn fail(code: u8, message: &str) -> ExitCode {
 
 /// A message on one line: causes from elsewhere may bring their own line breaks.
 fn one_line(message: &str) -> String {
-    message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+    message
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join("; ")
+        .replace(":; ", ": ")
 }
 
 /// Clap's message and its tips, without the usage lines that follow.
 fn first_lines(message: &str) -> String {
     let message = message.strip_prefix("error: ").unwrap_or(message);
-    message.split("\n\nUsage:").next().unwrap_or(message).split("\n\nFor more").next().unwrap_or(message).into()
+    message
+        .split("\n\nUsage:")
+        .next()
+        .unwrap_or(message)
+        .split("\n\nFor more")
+        .next()
+        .unwrap_or(message)
+        .into()
 }
 
 /// Prints to standard output; a reader that has gone away is no error of ours.
@@ -243,7 +262,8 @@ mod tests {
 
     #[test]
     fn a_threshold_outside_zero_to_one_is_bad_usage() {
-        let error = Cli::try_parse_from(["seg-train", "eval", "runs/a", "--threshold", "1.5"]).unwrap_err();
+        let error =
+            Cli::try_parse_from(["seg-train", "eval", "runs/a", "--threshold", "1.5"]).unwrap_err();
         assert_eq!(
             one_line(&first_lines(&error.to_string())),
             "invalid value '1.5' for '--threshold <T>': a threshold is a number from 0 to 1"

@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 pub use self::{layers::Layers, preset::Preset};
 use crate::{
     augment::Augment,
-    data::DataConfig,
+    data::{DataConfig, Dataset, Layout},
     metrics::MetricsConfig,
-    optim::SgdConfig,
+    optim::{Sgd, SgdConfig},
     preprocess::Preprocess,
     schedule::{EarlyStoppingConfig, ReduceLrOnPlateauConfig},
 };
@@ -29,7 +29,7 @@ use crate::{
 ///
 /// ```
 /// use seg_train::config::{Experiment, Preset};
-/// let experiment = Experiment { loss: "dice++:gamma=2".into(), ..Preset::Phantom.experiment("phantom".parse()?)? };
+/// let experiment = Experiment { loss: "dice++:gamma=2".into(), ..Preset::Phantom.experiment("phantom".parse()?) };
 /// let text = experiment.to_toml()?;
 /// assert_eq!(Experiment::from_toml(&text)?, experiment);
 /// # Ok::<(), anyhow::Error>(())
@@ -114,7 +114,8 @@ impl Experiment {
     ///
     /// Those of [`from_toml`](Self::from_toml), and a file that cannot be read.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+        let text = fs::read_to_string(path)
+            .with_context(|| format!("{} cannot be read", path.display()))?;
         Self::from_toml(&text).with_context(|| format!("{}", path.display()))
     }
 
@@ -152,8 +153,25 @@ impl Experiment {
         if self.recipe.epochs == 0 || self.recipe.batch == 0 {
             bail!(
                 "recipe.epochs is {} and recipe.batch is {}; expected at least 1 of each",
-                self.recipe.epochs, self.recipe.batch
+                self.recipe.epochs,
+                self.recipe.batch
             );
+        }
+        Sgd::new(&self.recipe.sgd, &[]).context("recipe.sgd")?;
+        let factor = self.recipe.plateau.factor;
+        if !(factor > 0.0 && factor < 1.0) {
+            bail!("recipe.plateau.factor is {factor}; expected a number between 0 and 1");
+        }
+        if self.metrics.bins == 0 {
+            bail!("metrics.bins is 0; expected at least 1");
+        }
+        self.augment.check().context("augment")?;
+        self.data.check()?;
+        if matches!(self.data.kind.row().layout, Layout::Generated) {
+            // Whether settings make an image, making one tells.
+            Dataset::open(&self.data, self.seed)?
+                .at_size(self.preprocess.size)
+                .load(0)?;
         }
         Ok(())
     }
@@ -191,15 +209,23 @@ mod tests {
     use super::*;
 
     fn phantom() -> Experiment {
-        Preset::Phantom.experiment("phantom".parse().unwrap()).unwrap()
+        Preset::Phantom.experiment("phantom".parse().unwrap())
     }
 
     #[test]
     fn every_preset_reads_back_what_it_wrote() {
-        for (preset, data) in [(Preset::Phantom, "phantom"), (Preset::Paper, "drive:/d"), (Preset::Authors, "dsb2018:/d")] {
-            let experiment = preset.experiment(data.parse().unwrap()).unwrap();
+        for (preset, data) in [
+            (Preset::Phantom, "phantom"),
+            (Preset::Paper, "drive:/d"),
+            (Preset::Authors, "dsb2018:/d"),
+        ] {
+            let experiment = preset.experiment(data.parse().unwrap());
             let text = experiment.to_toml().unwrap();
-            assert_eq!(Experiment::from_toml(&text).unwrap(), experiment, "{preset:?}");
+            assert_eq!(
+                Experiment::from_toml(&text).unwrap(),
+                experiment,
+                "{preset:?}"
+            );
         }
     }
 

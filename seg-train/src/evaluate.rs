@@ -82,7 +82,11 @@ pub fn evaluate(
     device: &Device,
 ) -> Result<Evaluated> {
     if threshold.is_some() && data.classes > 2 {
-        bail!("--threshold decides between two classes and {} has {}; leave it out", data.name, data.classes);
+        bail!(
+            "--threshold decides between two classes and {} has {}; leave it out",
+            data.name,
+            data.classes
+        );
     }
     let unet = load(folder, experiment, device)?;
     let images = Images::new(data, &experiment.preprocess);
@@ -94,9 +98,18 @@ pub fn evaluate(
             let p = predict(&unet, &prepared.image, device)?;
             let labels = &prepared.labels;
             let pixels = Pixels::new(&p, data.classes, &labels.data)?;
-            let mask = Labels { data: classes(&p, data.classes, threshold), ..*labels };
+            let mask = Labels {
+                data: classes(&p, data.classes, threshold),
+                ..*labels
+            };
             let mask = resize_labels(&mask, [sample.labels.height, sample.labels.width]);
-            evaluation.add(&sample.id, &mask.data, &sample.labels.data, &pixels, prepared.truth.as_deref())?;
+            evaluation.add(
+                &sample.id,
+                &mask.data,
+                &sample.labels.data,
+                &pixels,
+                prepared.truth.as_deref(),
+            )?;
             entropies.extend(prepared.truth.as_deref().map(entropy));
         }
         Ok(())
@@ -109,7 +122,10 @@ pub fn evaluate(
         size: experiment.preprocess.size,
         threshold,
         epochs: log.len(),
-        best_epoch: log.iter().rfind(|line| line.best).map_or(0, |line| line.epoch),
+        best_epoch: log
+            .iter()
+            .rfind(|line| line.best)
+            .map_or(0, |line| line.epoch),
         training_seconds: log.iter().map(|line: &EpochLine| line.seconds).sum(),
         summary: evaluation.summary(),
         truth: data.noise_floor()?.map(|floor| Truth {
@@ -126,7 +142,11 @@ pub fn evaluate(
             Ok(example(&sample, prepared, &p, &rows[row], threshold))
         })
         .collect::<Result<_>>()?;
-    Ok(Evaluated { report, rows, examples })
+    Ok(Evaluated {
+        report,
+        rows,
+        examples,
+    })
 }
 
 /// The weights of the best epoch.
@@ -137,7 +157,10 @@ pub fn evaluate(
 pub fn load(folder: &RunFolder, experiment: &Experiment, device: &Device) -> Result<UNet> {
     let path = folder.file("best.safetensors");
     if !path.is_file() {
-        bail!("{} has no best.safetensors yet: not one epoch was completed; go on with seg-train resume {0}", folder.path().display());
+        bail!(
+            "{} has no best.safetensors yet: not one epoch was completed; go on with seg-train resume {0}",
+            folder.path().display()
+        );
     }
     Ok(UNet::load(&experiment.unet, &path, device)?)
 }
@@ -148,7 +171,11 @@ pub fn load(folder: &RunFolder, experiment: &Experiment, device: &Device) -> Res
 ///
 /// When the image does not fit the network.
 pub fn predict(unet: &UNet, image: &Image, device: &Device) -> Result<Vec<f32>> {
-    let input = Tensor::from_slice(&image.data, (1, image.channels, image.height, image.width), device)?;
+    let input = Tensor::from_slice(
+        &image.data,
+        (1, image.channels, image.height, image.width),
+        device,
+    )?;
     probabilities(&unet.forward(&input)?)
 }
 
@@ -159,7 +186,11 @@ pub fn predict(unet: &UNet, image: &Image, device: &Device) -> Result<Vec<f32>> 
 /// When the logits cannot be brought to the processor.
 pub fn probabilities(logits: &Tensor) -> Result<Vec<f32>> {
     let (n, classes, height, width) = logits.dims4()?;
-    let z = logits.detach().to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    let z = logits
+        .detach()
+        .to_dtype(DType::F32)?
+        .flatten_all()?
+        .to_vec1::<f32>()?;
     let plane = height * width;
     let mut p = vec![0.0_f32; z.len()];
     for item in 0..n {
@@ -168,7 +199,9 @@ pub fn probabilities(logits: &Tensor) -> Result<Vec<f32>> {
             let value = |class: usize| f64::from(z[at(class)]);
             // The largest logit becomes 0, so no exponential overflows.
             let largest = (0..classes).map(value).fold(f64::NEG_INFINITY, f64::max);
-            let sum: f64 = (0..classes).map(|class| (value(class) - largest).exp()).sum();
+            let sum: f64 = (0..classes)
+                .map(|class| (value(class) - largest).exp())
+                .sum();
             for class in 0..classes {
                 p[at(class)] = ((value(class) - largest).exp() / sum) as f32;
             }
@@ -185,10 +218,16 @@ pub fn classes(p: &[f32], classes: usize, threshold: Option<f64>) -> Vec<u8> {
             let at = |class: usize| p[class * plane + pixel];
             match threshold {
                 Some(t) => {
-                    let rule = Threshold { at: t, rule: Rule::AtLeast };
+                    let rule = Threshold {
+                        at: t,
+                        rule: Rule::AtLeast,
+                    };
                     u8::from(rule.foreground(f64::from(at(1))))
                 }
-                None => (1..classes).fold(0, |best, class| if at(class) > at(best) { class } else { best }) as u8,
+                None => (1..classes).fold(
+                    0,
+                    |best, class| if at(class) > at(best) { class } else { best },
+                ) as u8,
             }
         })
         .collect()
@@ -199,7 +238,10 @@ pub fn foreground(p: &[f32], classes: usize) -> Vec<f32> {
     let plane = p.len() / classes;
     match classes {
         2 => p[plane..].to_vec(),
-        _ => p[..plane].iter().map(|background| 1.0 - background).collect(),
+        _ => p[..plane]
+            .iter()
+            .map(|background| 1.0 - background)
+            .collect(),
     }
 }
 
@@ -208,16 +250,32 @@ fn spread_by_dice(rows: &[ImageRow]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..rows.len()).collect();
     let dice = |row: usize| rows[row].dice.unwrap_or(f64::INFINITY);
     order.sort_by(|&a, &b| dice(a).total_cmp(&dice(b)));
-    let Some(last) = rows.len().checked_sub(1) else { return Vec::new() };
-    let mut chosen: Vec<usize> = [0, last / 4, last / 2, last].into_iter().map(|rank| order[rank]).collect();
+    let Some(last) = rows.len().checked_sub(1) else {
+        return Vec::new();
+    };
+    let mut chosen: Vec<usize> = [0, last / 4, last / 2, last]
+        .into_iter()
+        .map(|rank| order[rank])
+        .collect();
     chosen.dedup();
     chosen
 }
 
-fn example(sample: &Sample, prepared: Prepared, p: &[f32], row: &ImageRow, threshold: Option<f64>) -> Example {
+fn example(
+    sample: &Sample,
+    prepared: Prepared,
+    p: &[f32],
+    row: &ImageRow,
+    threshold: Option<f64>,
+) -> Example {
     let shown = |value: Option<f64>| crate::report::table::number(value.unwrap_or(f64::NAN));
     Example {
-        caption: format!("{}   Dice {}   NLL {}", sample.id, shown(row.dice), shown(row.nll)),
+        caption: format!(
+            "{}   Dice {}   NLL {}",
+            sample.id,
+            shown(row.dice),
+            shown(row.nll)
+        ),
         probability: foreground(p, p.len() / prepared.labels.data.len()),
         image: prepared.image,
         labels: prepared.labels,
@@ -246,7 +304,8 @@ mod tests {
     #[test]
     fn softmax_survives_large_logits() {
         // [1, 2, 1, 2]: a tie at the first pixel, certainty at the second.
-        let logits = Tensor::new(&[[[[500.0_f32, -300.0]], [[500.0, 300.0]]]], &Device::Cpu).unwrap();
+        let logits =
+            Tensor::new(&[[[[500.0_f32, -300.0]], [[500.0, 300.0]]]], &Device::Cpu).unwrap();
         assert_eq!(probabilities(&logits).unwrap(), [0.5, 0.0, 0.5, 1.0]);
     }
 
@@ -266,7 +325,10 @@ mod tests {
 
     #[test]
     fn examples_are_spread_from_the_lowest_dice_to_the_highest() {
-        let row = |dice| ImageRow { dice: Some(dice), ..ImageRow::default() };
+        let row = |dice| ImageRow {
+            dice: Some(dice),
+            ..ImageRow::default()
+        };
         let rows: Vec<ImageRow> = [0.9, 0.1, 0.5, 0.3, 0.7].map(row).into();
         assert_eq!(spread_by_dice(&rows), [1, 3, 2, 0]);
         assert_eq!(spread_by_dice(&rows[..1]), [0]);

@@ -17,8 +17,8 @@ use crate::{
     evaluate::{foreground, predict},
     preprocess::{Interpolation, prepare_image},
     raster::Image,
-    resample::resize,
     report::{canvas::save_png, colours::heat},
+    resample::resize,
 };
 
 /// What was found in one image.
@@ -84,21 +84,36 @@ pub fn segment(
     let size = [image.height, image.width];
     let seen = prepare_image(&image, &experiment.preprocess)?;
     let p = predict(unet, &seen, device)?;
-    let p = Image { channels: 1, data: foreground(&p, experiment.unet.classes), ..seen };
+    let p = Image {
+        channels: 1,
+        data: foreground(&p, experiment.unet.classes),
+        ..seen
+    };
     let probability = resize(&p, size, Interpolation::Bilinear).data;
 
     let (width, height) = (size[1] as u32, size[0] as u32);
     let at = |x: u32, y: u32| probability[y as usize * size[1] + x as usize];
     let inside = |p: f32| f64::from(p) >= threshold;
     let named = |what: &str| out.join(format!("{}_{what}.png", stem(file)));
-    let mask = GrayImage::from_fn(width, height, |x, y| Luma([if inside(at(x, y)) { 255 } else { 0 }]));
+    let mask = GrayImage::from_fn(width, height, |x, y| {
+        Luma([if inside(at(x, y)) { 255 } else { 0 }])
+    });
     save_png(&mask, &named("mask"))?;
-    let grey = GrayImage::from_fn(width, height, |x, y| Luma([(at(x, y).clamp(0.0, 1.0) * 255.0).round() as u8]));
+    let grey = GrayImage::from_fn(width, height, |x, y| {
+        Luma([(at(x, y).clamp(0.0, 1.0) * 255.0).round() as u8])
+    });
     save_png(&grey, &named("probability"))?;
-    save_png(&RgbImage::from_fn(width, height, |x, y| heat(at(x, y))), &named("heat"))?;
+    save_png(
+        &RgbImage::from_fn(width, height, |x, y| heat(at(x, y))),
+        &named("heat"),
+    )?;
 
     let found = probability.iter().filter(|&&p| inside(p)).count();
-    Ok(Segmented { size, share: found as f64 / probability.len() as f64, probability })
+    Ok(Segmented {
+        size,
+        share: found as f64 / probability.len() as f64,
+        probability,
+    })
 }
 
 /// Makes the folder for results.
@@ -107,11 +122,13 @@ pub fn segment(
 ///
 /// When it cannot be made.
 pub fn make_folder(out: &Path) -> Result<()> {
-    fs::create_dir_all(out).with_context(|| format!("the folder {} of --out cannot be made", out.display()))
+    fs::create_dir_all(out)
+        .with_context(|| format!("the folder {} of --out cannot be made", out.display()))
 }
 
 fn stem(file: &Path) -> String {
-    file.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
+    file.file_stem()
+        .map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
 }
 
 #[cfg(test)]
@@ -137,10 +154,15 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_named() {
-        let error = inputs(&["/nowhere/eye.png".into()]).unwrap_err().to_string();
+        let error = inputs(&["/nowhere/eye.png".into()])
+            .unwrap_err()
+            .to_string();
         assert_eq!(error, "there is no file or folder /nowhere/eye.png");
         let dir = tempfile::tempdir().unwrap();
         let error = inputs(&[dir.path().into()]).unwrap_err().to_string();
-        assert_eq!(error, format!("the folder {} holds no images", dir.path().display()));
+        assert_eq!(
+            error,
+            format!("the folder {} holds no images", dir.path().display())
+        );
     }
 }

@@ -99,7 +99,11 @@ fn instruction_set() -> &'static str {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn instruction_set() -> &'static str {
-    if cfg!(target_arch = "aarch64") { "neon" } else { "baseline" }
+    if cfg!(target_arch = "aarch64") {
+        "neon"
+    } else {
+        "baseline"
+    }
 }
 
 impl RunFolder {
@@ -248,10 +252,12 @@ impl RunFolder {
 /// One sentence that says what to do instead.
 pub fn refuse_taken(path: &Path) -> Result<()> {
     if path.is_file() {
-        bail!("{} is a file; name another folder with --out", path.display());
+        bail!(
+            "{} is a file; name another folder with --out",
+            path.display()
+        );
     }
-    let holds_something =
-        fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
+    let holds_something = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
     if path.join("state.safetensors").is_file() {
         bail!(
             "{0} holds a run already; name another folder with --out, or go on with it: seg-train resume {0}",
@@ -259,22 +265,25 @@ pub fn refuse_taken(path: &Path) -> Result<()> {
         );
     }
     if holds_something {
-        bail!("{} is not empty; name another folder with --out", path.display());
+        bail!(
+            "{} is not empty; name another folder with --out",
+            path.display()
+        );
     }
     Ok(())
 }
 
 /// The first of `base`, `base-2`, `base-3`, … that is not there yet: where a run goes that was given no `--out`.
 pub fn first_free(base: &Path) -> PathBuf {
-    let numbered = |number: usize| {
+    let mut path = base.to_path_buf();
+    let mut number = 1;
+    while path.exists() {
+        number += 1;
         let mut name = base.as_os_str().to_owned();
         name.push(format!("-{number}"));
-        PathBuf::from(name)
-    };
-    std::iter::once(base.to_path_buf())
-        .chain((2..).map(numbered))
-        .find(|path| !path.exists())
-        .unwrap_or_else(|| base.to_path_buf())
+        path = PathBuf::from(name);
+    }
+    path
 }
 
 /// Writes a file whole or not at all.
@@ -331,7 +340,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = RunFolder::create(dir.path()).unwrap();
         folder.append_log(&line(1)).unwrap();
-        let mut file = OpenOptions::new().append(true).open(folder.file("log.jsonl")).unwrap();
+        let mut file = OpenOptions::new()
+            .append(true)
+            .open(folder.file("log.jsonl"))
+            .unwrap();
         file.write_all(b"{\"epoch\":2,\"lo").unwrap();
         assert_eq!(folder.log().unwrap(), [line(1)]);
     }

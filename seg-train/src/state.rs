@@ -70,9 +70,16 @@ impl State {
     /// When the folder cannot be written to.
     pub fn write(folder: &RunFolder, position: &Position, unet: &UNet, sgd: &Sgd) -> Result<()> {
         let named = |prefix: &str, tensors: Vec<(String, Tensor)>| -> Vec<(String, Tensor)> {
-            tensors.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect()
+            tensors
+                .into_iter()
+                .map(|(name, tensor)| (format!("{prefix}{name}"), tensor))
+                .collect()
         };
-        let tensors = [named(WEIGHT, unet.tensors()), named(VELOCITY, sgd.velocity()?)].concat();
+        let tensors = [
+            named(WEIGHT, unet.tensors()),
+            named(VELOCITY, sgd.velocity()?),
+        ]
+        .concat();
         write_tensors(folder, NAME, &tensors, &serde_json::to_string(position)?)
     }
 
@@ -94,22 +101,43 @@ impl State {
                 velocity.insert(name.to_owned(), tensor);
             }
         }
-        Ok(Self { position, weights, velocity })
+        Ok(Self {
+            position,
+            weights,
+            velocity,
+        })
     }
 }
 
 /// Writes f32 tensors and a note beside them.
-fn write_tensors(folder: &RunFolder, name: &str, tensors: &[(String, Tensor)], note: &str) -> Result<()> {
+fn write_tensors(
+    folder: &RunFolder,
+    name: &str,
+    tensors: &[(String, Tensor)],
+    note: &str,
+) -> Result<()> {
     let bytes = tensors
         .iter()
         .map(|(name, tensor)| {
-            let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-            Ok((name, tensor.dims().to_vec(), values.iter().flat_map(|v| v.to_le_bytes()).collect()))
+            let values = tensor
+                .to_dtype(DType::F32)?
+                .flatten_all()?
+                .to_vec1::<f32>()?;
+            Ok((
+                name,
+                tensor.dims().to_vec(),
+                values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            ))
         })
         .collect::<Result<Vec<(&String, Vec<usize>, Vec<u8>)>>>()?;
     let views = bytes
         .iter()
-        .map(|(name, dims, bytes)| Ok((*name, TensorView::new(safetensors::Dtype::F32, dims.clone(), bytes)?)))
+        .map(|(name, dims, bytes)| {
+            Ok((
+                *name,
+                TensorView::new(safetensors::Dtype::F32, dims.clone(), bytes)?,
+            ))
+        })
         .collect::<Result<Vec<_>>>()?;
     let notes = HashMap::from([("position".to_owned(), note.to_owned())]);
     folder.write(name, &safetensors::serialize(views, Some(notes))?)
@@ -120,14 +148,29 @@ fn read_tensors(path: &Path, device: &Device) -> Result<(Vec<(String, Tensor)>, 
     let bytes = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
     let damaged = || format!("{} is no complete safetensors file", path.display());
     let (_, header) = SafeTensors::read_metadata(&bytes).with_context(damaged)?;
-    let note = header.metadata().as_ref().and_then(|notes| notes.get("position")).cloned().unwrap_or_default();
+    let note = header
+        .metadata()
+        .as_ref()
+        .and_then(|notes| notes.get("position"))
+        .cloned()
+        .unwrap_or_default();
     let mut tensors = Vec::new();
-    for (name, view) in SafeTensors::deserialize(&bytes).with_context(damaged)?.tensors() {
+    for (name, view) in SafeTensors::deserialize(&bytes)
+        .with_context(damaged)?
+        .tensors()
+    {
         if view.dtype() != safetensors::Dtype::F32 {
-            bail!("{}: tensor `{name}` is {:?}; expected F32", path.display(), view.dtype());
+            bail!(
+                "{}: tensor `{name}` is {:?}; expected F32",
+                path.display(),
+                view.dtype()
+            );
         }
-        let values: Vec<f32> =
-            view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let values: Vec<f32> = view
+            .data()
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect();
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
             bail!(
                 "{}: tensor `{name}` holds {value}; the training that wrote it has failed, use another checkpoint",
@@ -148,8 +191,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = RunFolder::create(dir.path()).unwrap();
         let values = [1.0_f32, -0.0, f32::MIN_POSITIVE / 3.0, 1.0 / 3.0];
-        let tensor = Tensor::new(&values, &Device::Cpu).unwrap().reshape((2, 2)).unwrap();
-        write_tensors(&folder, "t.safetensors", &[("weight:a".into(), tensor)], "{\"epoch\":3}").unwrap();
+        let tensor = Tensor::new(&values, &Device::Cpu)
+            .unwrap()
+            .reshape((2, 2))
+            .unwrap();
+        write_tensors(
+            &folder,
+            "t.safetensors",
+            &[("weight:a".into(), tensor)],
+            "{\"epoch\":3}",
+        )
+        .unwrap();
         let (tensors, note) = read_tensors(&folder.file("t.safetensors"), &Device::Cpu).unwrap();
         assert_eq!(note, "{\"epoch\":3}");
         assert_eq!(tensors[0].0, "weight:a");
@@ -171,7 +223,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = RunFolder::create(dir.path()).unwrap();
         let tensor = Tensor::new(&[0.0, f32::NAN], &Device::Cpu).unwrap();
-        write_tensors(&folder, "t.safetensors", &[("enc.0.bias".into(), tensor)], "").unwrap();
+        write_tensors(
+            &folder,
+            "t.safetensors",
+            &[("enc.0.bias".into(), tensor)],
+            "",
+        )
+        .unwrap();
         let path = folder.file("t.safetensors");
         assert_eq!(
             read_tensors(&path, &Device::Cpu).unwrap_err().to_string(),

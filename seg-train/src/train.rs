@@ -42,7 +42,12 @@ pub enum End {
 /// # Errors
 ///
 /// Unreadable data, a full disk, and a loss that is no longer a number; the folder keeps the last completed epoch.
-pub fn train(experiment: &Experiment, data: &Dataset, folder: &RunFolder, stop: &AtomicBool) -> Result<End> {
+pub fn train(
+    experiment: &Experiment,
+    data: &Dataset,
+    folder: &RunFolder,
+    stop: &AtomicBool,
+) -> Result<End> {
     let Experiment { seed, recipe, .. } = experiment;
     let device = experiment.open_device()?;
     let loss = experiment.loss_spec()?.build();
@@ -77,15 +82,27 @@ pub fn train(experiment: &Experiment, data: &Dataset, folder: &RunFolder, stop: 
                     let mut rng = stream(*seed, Purpose::Augment, epoch as u64, index as u64);
                     Ok(augment(&images.get(index)?, &experiment.augment, &mut rng))
                 });
-                Batch::gather(&augmented.collect::<Result<Vec<_>>>()?, experiment.unet.classes, &device)
+                Batch::gather(
+                    &augmented.collect::<Result<Vec<_>>>()?,
+                    experiment.unet.classes,
+                    &device,
+                )
             });
             for (step, batch) in batches.enumerate() {
                 let batch = batch?;
                 let logits = unet.forward(&batch.images)?;
-                let (value, gradient) = loss.value_and_grad(&Prediction::logits(&logits), &batch.target)?;
+                let (value, gradient) =
+                    loss.value_and_grad(&Prediction::logits(&logits), &batch.target)?;
                 let value = f64::from(value.to_scalar::<f32>()?);
                 if !value.is_finite() {
-                    bail!(diverged("loss", value, epoch, Some(step + 1), &batch.ids, position.lr));
+                    bail!(diverged(
+                        "loss",
+                        value,
+                        epoch,
+                        Some(step + 1),
+                        &batch.ids,
+                        position.lr
+                    ));
                 }
                 // The derivative of Σ logits·g in the weights is the loss's, since g is its derivative in the logits.
                 let gradients = (&logits * &gradient.detach())?.sum_all()?.backward()?;
@@ -109,7 +126,9 @@ pub fn train(experiment: &Experiment, data: &Dataset, folder: &RunFolder, stop: 
 
         let validation = validate(experiment, data, &images, &unet, &*loss, epoch, position.lr)
             .inspect_err(|_| progress.finish())?;
-        let best = position.best.is_none_or(|(_, lowest)| validation.loss < lowest);
+        let best = position
+            .best
+            .is_none_or(|(_, lowest)| validation.loss < lowest);
         if best {
             position.best = Some((epoch, validation.loss));
             unet.save(folder.file("best.safetensors"))?;
@@ -155,27 +174,55 @@ fn validate(
     let device = experiment.open_device()?;
     let (mut total, mut dice, mut seen) = (0.0, 0.0, 0_usize);
     for chunk in data.split.val.chunks(experiment.recipe.batch) {
-        let prepared = chunk.iter().map(|&index| images.get(index)).collect::<Result<Vec<_>>>()?;
+        let prepared = chunk
+            .iter()
+            .map(|&index| images.get(index))
+            .collect::<Result<Vec<_>>>()?;
         let batch = Batch::gather(&prepared, experiment.unet.classes, &device)?;
         let logits = unet.forward(&batch.images)?.detach();
-        let value = f64::from(loss.loss(&Prediction::logits(&logits), &batch.target)?.to_scalar::<f32>()?);
+        let value = f64::from(
+            loss.loss(&Prediction::logits(&logits), &batch.target)?
+                .to_scalar::<f32>()?,
+        );
         if !value.is_finite() {
-            bail!(diverged("validation loss", value, epoch, None, &batch.ids, lr));
+            bail!(diverged(
+                "validation loss",
+                value,
+                epoch,
+                None,
+                &batch.ids,
+                lr
+            ));
         }
         let (p, classes) = (probabilities(&logits)?, experiment.unet.classes);
         let pixels = batch.labels.len() / batch.len();
-        for (p, labels) in p.chunks_exact(classes * pixels).zip(batch.labels.chunks_exact(pixels)) {
+        for (p, labels) in p
+            .chunks_exact(classes * pixels)
+            .zip(batch.labels.chunks_exact(pixels))
+        {
             let counts = Confusion::of_argmax(&Pixels::new(p, classes, labels)?).split_off(1);
-            let dices = counts.iter().filter_map(|class| class.dice(EmptyMask::Agreement));
+            let dices = counts
+                .iter()
+                .filter_map(|class| class.dice(EmptyMask::Agreement));
             dice += dices.sum::<f64>() / counts.len() as f64;
         }
         total += value * batch.len() as f64;
         seen += batch.len();
     }
-    Ok(Validation { loss: total / seen as f64, dice: dice / seen as f64 })
+    Ok(Validation {
+        loss: total / seen as f64,
+        dice: dice / seen as f64,
+    })
 }
 
-fn diverged(what: &str, value: f64, epoch: usize, step: Option<usize>, ids: &[String], lr: f64) -> String {
+fn diverged(
+    what: &str,
+    value: f64,
+    epoch: usize,
+    step: Option<usize>,
+    ids: &[String],
+    lr: f64,
+) -> String {
     let step = step.map_or(String::new(), |step| format!(", step {step}"));
     format!(
         "the {what} is {value} in epoch {epoch}{step} (image {}) at learning rate {}; train again with a lower one: --set recipe.sgd.lr={}",

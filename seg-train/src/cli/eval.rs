@@ -1,6 +1,10 @@
 //! `seg-train eval`: a run's best checkpoint again, at another threshold or on another data set.
 
-use super::{EvalArgs, Failure, print, train::{heading, open, write_evaluation}, usage};
+use super::{
+    EvalArgs, Failure, print,
+    train::{heading, open, write_evaluation},
+    usage,
+};
 use crate::{config::open_device, evaluate::evaluate, report::compare, run_folder::RunFolder};
 
 pub(super) fn run(args: &EvalArgs) -> Result<(), Failure> {
@@ -10,7 +14,8 @@ pub(super) fn run(args: &EvalArgs) -> Result<(), Failure> {
     if let Some(data) = &args.data {
         experiment.data = data.parse().map_err(usage)?;
     }
-    let device = open_device(args.device.as_deref().unwrap_or(&experiment.device)).map_err(usage)?;
+    let device =
+        open_device(args.device.as_deref().unwrap_or(&experiment.device)).map_err(usage)?;
     let data = open(&experiment)?;
     if (data.channels, data.classes) != (experiment.unet.in_channels, experiment.unet.classes) {
         return Err(Failure::Failed(anyhow::anyhow!(
@@ -27,11 +32,18 @@ pub(super) fn run(args: &EvalArgs) -> Result<(), Failure> {
     // The run's own summary stays what it was: other questions are answered in folders of their own.
     let mut out = folder.path().to_path_buf();
     if own != (experiment.data.clone(), None) {
-        let threshold = args.threshold.map_or(String::new(), |t| format!("-threshold-{t}"));
+        let threshold = args
+            .threshold
+            .map_or(String::new(), |t| format!("-threshold-{t}"));
         out.push(format!("eval-{}{threshold}", data.name));
         std::fs::create_dir_all(&out).map_err(anyhow::Error::from)?;
     }
     write_evaluation(&evaluated, &out)?;
-    print(&format!("{}\n{}{}\n", heading(&evaluated), compare::one(&evaluated.report), out.display()));
+    print(&format!(
+        "{}\n{}{}\n",
+        heading(&evaluated),
+        compare::one(&evaluated.report),
+        out.display()
+    ));
     Ok(())
 }

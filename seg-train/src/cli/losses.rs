@@ -5,13 +5,20 @@ use dice_losses::{
     zoo::ZOO,
 };
 
-use super::{Failure, print};
+use super::print;
 use crate::report::table::align_left;
 
-pub(super) fn run() -> Result<(), Failure> {
-    let mut rows = vec![["name", "aliases", "++", "defaults", "loss", "from"].map(String::from).to_vec()];
+pub(super) fn run() {
+    let mut rows = vec![
+        ["name", "aliases", "++", "defaults", "loss", "from"]
+            .map(String::from)
+            .to_vec(),
+    ];
     for row in ZOO {
-        let defaults = row.parameters.iter().map(|parameter| format!("{}={}", parameter.name, default(parameter)));
+        let defaults = row
+            .parameters
+            .iter()
+            .map(|parameter| format!("{}={}", parameter.name, default(parameter)));
         rows.push(vec![
             row.name.into(),
             row.aliases.join(", "),
@@ -29,10 +36,16 @@ pub(super) fn run() -> Result<(), Failure> {
     );
     let rows: Vec<Vec<String>> = REGION_PARAMETERS
         .iter()
-        .map(|parameter| vec![parameter.name.into(), default(parameter), parameter.allowed(), parameter.meaning.into()])
+        .map(|parameter| {
+            vec![
+                parameter.name.into(),
+                default(parameter),
+                parameter.allowed(),
+                parameter.meaning.into(),
+            ]
+        })
         .collect();
     print(&align_left(&rows));
-    Ok(())
 }
 
 fn default(parameter: &Parameter) -> String {

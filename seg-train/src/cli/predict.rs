@@ -11,7 +11,8 @@ use crate::{
 pub(super) fn run(args: &PredictArgs) -> Result<(), Failure> {
     let folder = RunFolder::open(&args.run)?;
     let experiment = folder.experiment()?;
-    let device = open_device(args.device.as_deref().unwrap_or(&experiment.device)).map_err(usage)?;
+    let device =
+        open_device(args.device.as_deref().unwrap_or(&experiment.device)).map_err(usage)?;
     let unet = load(&folder, &experiment, &device)?;
     let files = inputs(&args.inputs)?;
     make_folder(&args.out)?;
@@ -35,6 +36,9 @@ pub(super) fn run(args: &PredictArgs) -> Result<(), Failure> {
     print(&format!("{}\n", args.out.display()));
     match failed {
         0 => Ok(()),
-        _ => Err(Failure::Failed(anyhow::anyhow!("{failed} of {} images could not be segmented", files.len()))),
+        _ => Err(Failure::Failed(anyhow::anyhow!(
+            "{failed} of {} images could not be segmented",
+            files.len()
+        ))),
     }
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use dice_losses::LossSpec;
 use serde::{Deserialize, Serialize};
 
 use super::{Failure, TrainArgs, print, usage};
@@ -51,10 +52,16 @@ pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
         [] => vec![None],
         named => named.iter().map(|loss| Some(loss.as_str())).collect(),
     };
-    let mut experiments =
-        losses.iter().map(|loss| layers.resolve(*loss)).collect::<Result<Vec<Experiment>>>().map_err(usage)?;
-    let names: Vec<String> =
-        losses.iter().zip(&experiments).map(|(loss, experiment)| file_name(loss.unwrap_or(&experiment.loss))).collect();
+    let mut experiments = losses
+        .iter()
+        .map(|loss| layers.resolve(*loss))
+        .collect::<Result<Vec<Experiment>>>()
+        .map_err(usage)?;
+    let names: Vec<String> = losses
+        .iter()
+        .zip(&experiments)
+        .map(|(loss, experiment)| file_name(loss.unwrap_or(&experiment.loss)))
+        .collect();
     refuse_twins(&names).map_err(usage)?;
     // Before any data is read: a device that is not there is a slip of the command line.
     experiments[0].open_device().map_err(usage)?;
@@ -69,7 +76,11 @@ pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
     }
     let out = match &args.out {
         Some(out) => out.clone(),
-        None => first_free(&PathBuf::from("runs").join(default_name(&data, &names, experiments[0].seed))),
+        None => first_free(&PathBuf::from("runs").join(default_name(
+            &data,
+            &names,
+            experiments[0].seed,
+        ))),
     };
     listen()?;
     if let [experiment] = &experiments[..] {
@@ -81,7 +92,12 @@ pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
     for (name, experiment) in names.iter().zip(&experiments) {
         RunFolder::create(&out.join(name))?.write_experiment(experiment)?;
     }
-    write_json(&out.join(RUNS), &Runs { runs: names.clone() })?;
+    write_json(
+        &out.join(RUNS),
+        &Runs {
+            runs: names.clone(),
+        },
+    )?;
     several(&out, &names, &data)
 }
 
@@ -95,9 +111,13 @@ pub(super) fn resume(out: &Path) -> Result<(), Failure> {
         listen()?;
         return single(&folder, &experiment, &data);
     }
-    let text = std::fs::read_to_string(&list).with_context(|| format!("{} cannot be read", list.display()))?;
-    let Runs { runs } = serde_json::from_str(&text).with_context(|| format!("{}", list.display()))?;
-    let first = runs.first().with_context(|| format!("{} lists no runs", list.display()))?;
+    let text = std::fs::read_to_string(&list)
+        .with_context(|| format!("{} cannot be read", list.display()))?;
+    let Runs { runs } =
+        serde_json::from_str(&text).with_context(|| format!("{}", list.display()))?;
+    let first = runs
+        .first()
+        .with_context(|| format!("{} lists no runs", list.display()))?;
     let experiment = RunFolder::open(&out.join(first))?.experiment()?;
     let data = open(&experiment)?;
     listen()?;
@@ -106,7 +126,12 @@ pub(super) fn resume(out: &Path) -> Result<(), Failure> {
 
 fn single(folder: &RunFolder, experiment: &Experiment, data: &Dataset) -> Result<(), Failure> {
     let evaluated = train_and_evaluate(folder, experiment, data, folder.path())?;
-    print(&format!("\n{}\n{}{}\n", heading(&evaluated), compare::one(&evaluated.report), folder.path().display()));
+    print(&format!(
+        "\n{}\n{}{}\n",
+        heading(&evaluated),
+        compare::one(&evaluated.report),
+        folder.path().display()
+    ));
     Ok(())
 }
 
@@ -117,7 +142,12 @@ fn several(out: &Path, names: &[String], data: &Dataset) -> Result<(), Failure> 
         let experiment = folder.experiment()?;
         eprintln!("{}", experiment.loss);
         let evaluated = train_and_evaluate(&folder, &experiment, data, out)?;
-        print(&format!("\n{}\n{}{}\n", heading(&evaluated), compare::one(&evaluated.report), folder.path().display()));
+        print(&format!(
+            "\n{}\n{}{}\n",
+            heading(&evaluated),
+            compare::one(&evaluated.report),
+            folder.path().display()
+        ));
         runs.push((name.clone(), evaluated));
     }
     let comparison = compare::Comparison::of(&runs)?;
@@ -137,7 +167,11 @@ fn train_and_evaluate(
     let end = train(experiment, data, folder, &STOP);
     let log = folder.log()?;
     if !log.is_empty() {
-        curves::save(&log, &format!("{} on {}", experiment.loss, data.name), &folder.file("curves.png"))?;
+        curves::save(
+            &log,
+            &title(&experiment.loss, &data.name)?,
+            &folder.file("curves.png"),
+        )?;
     }
     if end? == End::Stopped {
         return Err(Failure::Stopped(format!(
@@ -160,14 +194,28 @@ pub(super) fn open(experiment: &Experiment) -> Result<Dataset> {
 pub(super) fn write_evaluation(evaluated: &Evaluated, folder: &Path) -> Result<()> {
     write_rows(&evaluated.rows, &folder.join("metrics.csv"))?;
     write_json(&folder.join("summary.json"), &evaluated.report)?;
-    let title = format!("{} on {}", evaluated.report.loss, evaluated.report.data);
+    let title = title(
+        &evaluated.report.loss,
+        evaluated.report.data.split(':').next().unwrap_or_default(),
+    )?;
     examples::save(&evaluated.examples, &title, &folder.join("examples.png"))
+}
+
+/// The title of a picture: the loss by its name and γ, since all its parameters would not fit.
+fn title(loss: &str, data: &str) -> Result<String> {
+    let spec: LossSpec = loss.parse()?;
+    let gamma = spec
+        .gamma()
+        .map_or(String::new(), |gamma| format!(", γ = {gamma}"));
+    Ok(format!("{}{gamma} on {data}", spec.name()))
 }
 
 /// What the numbers below it are of.
 pub(super) fn heading(evaluated: &Evaluated) -> String {
     let report = &evaluated.report;
-    let decision = report.threshold.map_or_else(|| "the most probable class".into(), |t| format!("p ≥ {t}"));
+    let decision = report
+        .threshold
+        .map_or_else(|| "the most probable class".into(), |t| format!("p ≥ {t}"));
     format!(
         "{}\n{}, {} test images; weights of epoch {} of {}; foreground is {decision}\n",
         report.loss,
@@ -197,7 +245,10 @@ fn refuse_twins(names: &[String]) -> Result<()> {
 /// A specification as the name of a folder on any system: `tversky++:alpha=0.3` is `tversky++-alpha=0.3`.
 fn file_name(loss: &str) -> String {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "+-=._".contains(c);
-    loss.trim().chars().map(|c| if allowed(c) { c } else { '-' }).collect()
+    loss.trim()
+        .chars()
+        .map(|c| if allowed(c) { c } else { '-' })
+        .collect()
 }
 
 fn default_name(data: &Dataset, losses: &[String], seed: u64) -> String {
@@ -214,12 +265,18 @@ mod tests {
 
     #[test]
     fn a_specification_becomes_a_folder_name() {
-        assert_eq!(file_name("tversky++:gamma=2,alpha=0.3"), "tversky++-gamma=2-alpha=0.3");
+        assert_eq!(
+            file_name("tversky++:gamma=2,alpha=0.3"),
+            "tversky++-gamma=2-alpha=0.3"
+        );
     }
 
     #[test]
     fn a_loss_named_twice_is_refused() {
         let error = refuse_twins(&["ce".into(), "dsc".into(), "ce".into()]).unwrap_err();
-        assert_eq!(error.to_string(), "--loss ce is named twice; a loss is compared with other losses");
+        assert_eq!(
+            error.to_string(),
+            "--loss ce is named twice; a loss is compared with other losses"
+        );
     }
 }

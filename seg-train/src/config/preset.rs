@@ -8,7 +8,7 @@ use seg_unet::UNetConfig;
 use super::{Experiment, Recipe};
 use crate::{
     augment::Augment,
-    data::DataConfig,
+    data::{DataConfig, Layout},
     metrics::MetricsConfig,
     preprocess::{Interpolation, Preprocess},
     schedule::{EarlyStoppingConfig, ReduceLrOnPlateauConfig},
@@ -30,25 +30,30 @@ pub enum Preset {
 
 impl Preset {
     /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 3] =
-        [("phantom", Self::Phantom), ("paper", Self::Paper), ("authors", Self::Authors)];
+    pub const ALL: [(&'static str, Self); 3] = [
+        ("phantom", Self::Phantom),
+        ("paper", Self::Paper),
+        ("authors", Self::Authors),
+    ];
 
     /// The experiment on a data set. The network's size is the data set's own; its loss is `dice++`, which training
     /// never uses unasked.
-    ///
-    /// # Errors
-    ///
-    /// None yet: reserved for data sets that a preset cannot serve.
-    pub fn experiment(self, data: DataConfig) -> Result<Experiment> {
+    pub fn experiment(self, data: DataConfig) -> Experiment {
         let row = data.kind.row();
-        let is_phantom = row.name == "phantom";
+        let is_phantom = matches!(row.layout, Layout::Generated);
         let paper = Experiment {
             loss: "dice++".into(),
             seed: 0,
             device: "cpu".into(),
-            preprocess: Preprocess { size: row.size, interpolation: Interpolation::Bilinear },
+            preprocess: Preprocess {
+                size: row.size,
+                interpolation: Interpolation::Bilinear,
+            },
             augment: Augment::PAPER,
-            unet: UNetConfig { in_channels: row.channels.unwrap_or(3), ..UNetConfig::default() },
+            unet: UNetConfig {
+                in_channels: row.channels.unwrap_or(3),
+                ..UNetConfig::default()
+            },
             recipe: Recipe::default(),
             metrics: MetricsConfig::default(),
             data: DataConfig {
@@ -57,27 +62,44 @@ impl Preset {
                 ..data
             },
         };
-        Ok(match self {
+        match self {
             Self::Paper => paper,
             Self::Authors => Experiment {
-                preprocess: Preprocess { interpolation: Interpolation::Cubic, ..paper.preprocess },
+                preprocess: Preprocess {
+                    interpolation: Interpolation::Cubic,
+                    ..paper.preprocess
+                },
                 augment: Augment::AUTHORS,
                 ..paper
             },
             Self::Phantom => Experiment {
                 // The paper's deformations on a quarter of its usual side: lengths by 4, and the strength by 16, since
                 // the displacement is the strength over the width of the smoothing.
-                augment: Augment { elastic_alpha: [0.0, 56.25], elastic_sigma: [2.25, 3.25], ..Augment::PAPER },
-                unet: UNetConfig { width: 8, depth: 3, ..paper.unet },
+                augment: Augment {
+                    elastic_alpha: [0.0, 56.25],
+                    elastic_sigma: [2.25, 3.25],
+                    ..Augment::PAPER
+                },
+                unet: UNetConfig {
+                    width: 8,
+                    depth: 3,
+                    ..paper.unet
+                },
                 recipe: Recipe {
                     epochs: 24,
-                    plateau: ReduceLrOnPlateauConfig { patience: 4, ..ReduceLrOnPlateauConfig::default() },
-                    stopping: EarlyStoppingConfig { patience: 8, ..EarlyStoppingConfig::default() },
+                    plateau: ReduceLrOnPlateauConfig {
+                        patience: 4,
+                        ..ReduceLrOnPlateauConfig::default()
+                    },
+                    stopping: EarlyStoppingConfig {
+                        patience: 8,
+                        ..EarlyStoppingConfig::default()
+                    },
                     ..Recipe::default()
                 },
                 ..paper
             },
-        })
+        }
     }
 }
 

@@ -14,7 +14,10 @@ pub(super) fn refuse(base: &Table, layer: &Table) -> Result<()> {
         let known = leaves(base);
         match nearest(&key, &known) {
             Some(near) => bail!("unknown key `{key}`; did you mean `{near}`?"),
-            None => bail!("unknown key `{key}`; the keys here are {}", siblings(&key, &known)),
+            None => bail!(
+                "unknown key `{key}`; the keys here are {}",
+                siblings(&key, &known)
+            ),
         }
     }
     Ok(())
@@ -23,7 +26,9 @@ pub(super) fn refuse(base: &Table, layer: &Table) -> Result<()> {
 /// A key may be absent from the base because it is optional: then serde takes it.
 fn is_optional(base: &Table, layer: &Table, key: &str) -> bool {
     let mut table = base.clone();
-    let (Some(value), Some((path, last))) = (find(layer, key), key.rsplit_once('.')) else { return false };
+    let (Some(value), Some((path, last))) = (find(layer, key), key.rsplit_once('.')) else {
+        return false;
+    };
     let mut place = &mut table;
     for part in path.split('.') {
         match place.get_mut(part) {
@@ -32,7 +37,10 @@ fn is_optional(base: &Table, layer: &Table, key: &str) -> bool {
         }
     }
     place.insert(last.to_owned(), value.clone());
-    typed::<Experiment>(table).map_or_else(|error| !error.to_string().contains("unknown field"), |_| true)
+    typed::<Experiment>(table).map_or_else(
+        |error| !error.to_string().contains("unknown field"),
+        |_| true,
+    )
 }
 
 /// The dotted keys of all values that are no tables.
@@ -40,7 +48,11 @@ fn leaves(table: &Table) -> Vec<String> {
     let mut keys = Vec::new();
     for (key, value) in table {
         match value {
-            Value::Table(inner) => keys.extend(leaves(inner).into_iter().map(|rest| format!("{key}.{rest}"))),
+            Value::Table(inner) => keys.extend(
+                leaves(inner)
+                    .into_iter()
+                    .map(|rest| format!("{key}.{rest}")),
+            ),
             _ => keys.push(key.clone()),
         }
     }
@@ -61,7 +73,12 @@ fn nearest(key: &str, known: &[String]) -> Option<String> {
     let by_edits = || {
         known
             .iter()
-            .map(|candidate| (edits(key, candidate).min(edits(&last(key), &last(candidate))), candidate))
+            .map(|candidate| {
+                (
+                    edits(key, candidate).min(edits(&last(key), &last(candidate))),
+                    candidate,
+                )
+            })
             .filter(|(distance, _)| *distance <= 2)
             .min_by_key(|(distance, _)| *distance)
             .map(|(_, candidate)| candidate)
@@ -71,7 +88,9 @@ fn nearest(key: &str, known: &[String]) -> Option<String> {
 
 /// The keys beside an unknown one; at the top, where it has no table, the first parts of all keys.
 fn siblings(key: &str, known: &[String]) -> String {
-    let table = key.rsplit_once('.').map_or(String::new(), |(table, _)| format!("{table}."));
+    let table = key
+        .rsplit_once('.')
+        .map_or(String::new(), |(table, _)| format!("{table}."));
     let beside = |prefix: &str| -> Vec<String> {
         let mut keys: Vec<String> = known
             .iter()
@@ -82,7 +101,11 @@ fn siblings(key: &str, known: &[String]) -> String {
         keys
     };
     let keys = beside(&table);
-    if keys.is_empty() { beside("").join(", ") } else { keys.join(", ") }
+    if keys.is_empty() {
+        beside("").join(", ")
+    } else {
+        keys.join(", ")
+    }
 }
 
 /// Levenshtein distance.
@@ -106,17 +129,27 @@ mod tests {
     use super::*;
 
     fn base() -> Table {
-        "loss = 'ce'\n[unet]\nwidth = 8\ndepth = 3\n[recipe.sgd]\nlr = 0.1\n".parse().unwrap()
+        "loss = 'ce'\n[unet]\nwidth = 8\ndepth = 3\n[recipe.sgd]\nlr = 0.1\n"
+            .parse()
+            .unwrap()
     }
 
     fn refused(text: &str) -> String {
-        refuse(&base(), &text.parse().unwrap()).unwrap_err().to_string()
+        refuse(&base(), &text.parse().unwrap())
+            .unwrap_err()
+            .to_string()
     }
 
     #[test]
     fn a_misspelt_key_names_the_nearest() {
-        assert_eq!(refused("unet.widht = 8"), "unknown key `unet.widht`; did you mean `unet.width`?");
-        assert_eq!(refused("lr = 1"), "unknown key `lr`; did you mean `recipe.sgd.lr`?");
+        assert_eq!(
+            refused("unet.widht = 8"),
+            "unknown key `unet.widht`; did you mean `unet.width`?"
+        );
+        assert_eq!(
+            refused("lr = 1"),
+            "unknown key `lr`; did you mean `recipe.sgd.lr`?"
+        );
     }
 
     #[test]
@@ -133,7 +166,11 @@ mod tests {
 
     #[test]
     fn known_keys_pass() {
-        refuse(&base(), &"unet.width = 4\nrecipe.sgd.lr = 1".parse().unwrap()).unwrap();
+        refuse(
+            &base(),
+            &"unet.width = 4\nrecipe.sgd.lr = 1".parse().unwrap(),
+        )
+        .unwrap();
     }
 
     #[test]

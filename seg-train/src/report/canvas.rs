@@ -34,7 +34,9 @@ impl Canvas {
             let _ = register_font(FONT, FontStyle::Normal, dejavu::sans::regular());
             let _ = register_font(FONT, FontStyle::Bold, dejavu::sans::bold());
         });
-        Self { image: RgbImage::from_pixel(width, height, PAPER) }
+        Self {
+            image: RgbImage::from_pixel(width, height, PAPER),
+        }
     }
 
     /// Draws with Plotters.
@@ -46,7 +48,8 @@ impl Canvas {
         let size = self.image.dimensions();
         let area = BitMapBackend::with_buffer(&mut self.image, size).into_drawing_area();
         draw(&area)?;
-        area.present().map_err(|error| anyhow!("drawing failed: {error}"))
+        area.present()
+            .map_err(|error| anyhow!("drawing failed: {error}"))
     }
 
     /// Lays a picture on the canvas with its upper left corner at `x`, `y`.
@@ -83,7 +86,10 @@ pub fn rgb(Rgb([r, g, b]): Rgb<u8>) -> RGBColor {
 
 /// Text of a height in pixels and a colour.
 pub fn writing(size: u32, colour: Rgb<u8>) -> TextStyle<'static> {
-    TextStyle { color: rgb(colour).to_backend_color(), ..(FONT, size).into_font().into() }
+    TextStyle {
+        color: rgb(colour).to_backend_color(),
+        ..(FONT, size).into_font().into()
+    }
 }
 
 /// Writes any picture as PNG, whole or not at all.

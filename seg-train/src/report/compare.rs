@@ -29,16 +29,28 @@ pub fn title(column: &str) -> &str {
 }
 
 fn better(column: &str) -> String {
-    if ImageRow::more_is_better(column) { "higher" } else { "lower" }.into()
+    if ImageRow::more_is_better(column) {
+        "higher"
+    } else {
+        "lower"
+    }
+    .into()
 }
 
 fn interval(ends: Option<[f64; 2]>) -> String {
-    ends.map_or_else(|| "-".into(), |[low, high]| format!("{} to {}", number(low), number(high)))
+    ends.map_or_else(
+        || "-".into(),
+        |[low, high]| format!("{} to {}", number(low), number(high)),
+    )
 }
 
 /// The table at the end of a run.
 pub fn one(report: &Report) -> String {
-    let mut rows = vec![["metric", "better", "mean", "95 % interval", "images"].map(String::from).to_vec()];
+    let mut rows = vec![
+        ["metric", "better", "mean", "95 % interval", "images"]
+            .map(String::from)
+            .to_vec(),
+    ];
     for line in &report.summary.lines {
         let Some(mean) = line.mean else { continue };
         rows.push(vec![
@@ -50,9 +62,20 @@ pub fn one(report: &Report) -> String {
         ]);
     }
     let pooled = |name: &str, value: Option<f64>| {
-        value.map(|value| vec![name.into(), "lower".into(), number(value), "-".into(), "pooled".into()])
+        value.map(|value| {
+            vec![
+                name.into(),
+                "lower".into(),
+                number(value),
+                "-".into(),
+                "pooled".into(),
+            ]
+        })
     };
-    rows.extend(pooled("ECE (all pixels as one lot)", report.summary.pooled.ece));
+    rows.extend(pooled(
+        "ECE (all pixels as one lot)",
+        report.summary.pooled.ece,
+    ));
     let mut text = align(&rows);
     if let Some(truth) = report.truth {
         // Writing to a String cannot fail.
@@ -101,7 +124,11 @@ impl Comparison {
     pub fn of(runs: &[(String, Evaluated)]) -> Result<Self> {
         let mut differences = Vec::new();
         let Some(((base, first), others)) = runs.split_first() else {
-            return Ok(Self { runs: Vec::new(), reports: Vec::new(), differences });
+            return Ok(Self {
+                runs: Vec::new(),
+                reports: Vec::new(),
+                differences,
+            });
         };
         for (metric, read) in ImageRow::COLUMNS {
             let values = |rows: &[ImageRow]| rows.iter().filter_map(read).collect::<Vec<f64>>();
@@ -112,12 +139,20 @@ impl Comparison {
                     continue;
                 }
                 let p = rank_sum(&base_values, &other_values, Alternative::TwoSided)?.p;
-                differences.push(Difference { metric, base: base.clone(), other: other.clone(), p });
+                differences.push(Difference {
+                    metric,
+                    base: base.clone(),
+                    other: other.clone(),
+                    p,
+                });
             }
         }
         Ok(Self {
             runs: runs.iter().map(|(name, _)| name.clone()).collect(),
-            reports: runs.iter().map(|(_, evaluated)| evaluated.report.clone()).collect(),
+            reports: runs
+                .iter()
+                .map(|(_, evaluated)| evaluated.report.clone())
+                .collect(),
             differences,
         })
     }
@@ -134,7 +169,11 @@ impl Comparison {
         }
         let mut rows = vec![header];
         for (metric, _) in ImageRow::COLUMNS {
-            let lines: Vec<_> = self.reports.iter().filter_map(|report| report.summary.line(metric)).collect();
+            let lines: Vec<_> = self
+                .reports
+                .iter()
+                .filter_map(|report| report.summary.line(metric))
+                .collect();
             if lines.iter().all(|line| line.mean.is_none()) {
                 continue;
             }
@@ -143,8 +182,13 @@ impl Comparison {
                 row.push(number(line.mean.unwrap_or(f64::NAN)));
                 row.push(interval(line.interval.as_ref().map(|interval| interval.t)));
                 if run != &self.runs[0] {
-                    let p = self.differences.iter().find(|d| d.metric == metric && &d.other == run);
-                    row.push(p.map_or_else(|| "-".into(), |difference| format!("{:.2}", difference.p)));
+                    let p = self
+                        .differences
+                        .iter()
+                        .find(|d| d.metric == metric && &d.other == run);
+                    row.push(
+                        p.map_or_else(|| "-".into(), |difference| format!("{:.2}", difference.p)),
+                    );
                 }
             }
             rows.push(row);
@@ -152,7 +196,10 @@ impl Comparison {
         let mut row = vec!["ECE (all pixels as one lot)".to_owned(), "lower".to_owned()];
         for (place, report) in self.reports.iter().enumerate() {
             row.push(number(report.summary.pooled.ece.unwrap_or(f64::NAN)));
-            row.extend(std::iter::repeat_n("-".to_owned(), if place == 0 { 1 } else { 2 }));
+            row.extend(std::iter::repeat_n(
+                "-".to_owned(),
+                if place == 0 { 1 } else { 2 },
+            ));
         }
         rows.push(row);
         rows
@@ -160,12 +207,20 @@ impl Comparison {
 
     /// What the numbers are of, for under the table.
     fn note(&self) -> String {
-        let Some(report) = self.reports.first() else { return String::new() };
+        let Some(report) = self.reports.first() else {
+            return String::new();
+        };
         format!(
             "{}, seed {}, {} test images; p: two-sided rank-sum test over the images against {}.\n",
             report.data,
             report.seed,
-            report.summary.lines.iter().map(|line| line.images + line.skipped).max().unwrap_or(0),
+            report
+                .summary
+                .lines
+                .iter()
+                .map(|line| line.images + line.skipped)
+                .max()
+                .unwrap_or(0),
             self.runs[0]
         )
     }

@@ -38,10 +38,22 @@ pub fn save(log: &[EpochLine], title: &str, path: &Path) -> Result<()> {
             .map_err(|error| anyhow!("drawing failed: {error}"))?;
         let (above, below) = body.split_vertically(380);
         let losses = [
-            Curve { name: "training loss", colour: TRAINING, value: |line| line.loss },
-            Curve { name: "validation loss", colour: VALIDATION, value: |line| line.val_loss },
+            Curve {
+                name: "training loss",
+                colour: TRAINING,
+                value: |line| line.loss,
+            },
+            Curve {
+                name: "validation loss",
+                colour: VALIDATION,
+                value: |line| line.val_loss,
+            },
         ];
-        let dice = [Curve { name: "validation Dice", colour: VALIDATION, value: |line| line.val_dice }];
+        let dice = [Curve {
+            name: "validation Dice",
+            colour: VALIDATION,
+            value: |line| line.val_dice,
+        }];
         panel(&above, log, &losses, None)?;
         panel(&below, log, &dice, Some((0.0, 1.0)))
     })?;
@@ -49,16 +61,38 @@ pub fn save(log: &[EpochLine], title: &str, path: &Path) -> Result<()> {
 }
 
 /// One panel over the epochs. Without `range` the axis runs from the smallest to the largest value.
-fn panel(area: &Area<'_>, log: &[EpochLine], curves: &[Curve<'_>], range: Option<(f64, f64)>) -> Result<()> {
-    let values = curves.iter().flat_map(|curve| log.iter().map(curve.value)).filter(|v| v.is_finite());
+fn panel(
+    area: &Area<'_>,
+    log: &[EpochLine],
+    curves: &[Curve<'_>],
+    range: Option<(f64, f64)>,
+) -> Result<()> {
+    let values = curves
+        .iter()
+        .flat_map(|curve| log.iter().map(curve.value))
+        .filter(|v| v.is_finite());
     let (low, high) = range.unwrap_or_else(|| {
-        let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
+        let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
+            (low.min(v), high.max(v))
+        });
         if low > high { (0.0, 1.0) } else { (low, high) }
     });
     let margin = (0.04 * (high - low)).max(1e-6);
     let last = log.last().map_or(1, |line| line.epoch) as f64;
-    draw(area, log, curves, [0.5, last + 0.5], [low - margin, high + margin])
-        .map_err(|error| anyhow!("drawing failed: {error}"))
+    draw(
+        area,
+        log,
+        curves,
+        [0.5, last + 0.5],
+        [low - margin, high + margin],
+    )
+    .map_err(|error| anyhow!("drawing failed: {error}"))
+}
+
+/// A tick's value without the zeros behind it.
+fn axis_label(y: f64) -> String {
+    // Ticks are multiples of a step; what lies beyond six digits is rounding.
+    ((y * 1e6).round() / 1e6).to_string()
 }
 
 fn draw<'a, DB: DrawingBackend + 'a>(
@@ -80,7 +114,7 @@ where
         .configure_mesh()
         .x_desc("epoch")
         .x_label_formatter(&|x| format!("{x:.0}"))
-        .y_label_formatter(&|y| super::table::number(*y))
+        .y_label_formatter(&|y| axis_label(*y))
         .axis_desc_style(writing(15, INK))
         .label_style(writing(13, INK))
         .bold_line_style(translucent(FAINT, 0.6))
@@ -88,14 +122,28 @@ where
         .draw()?;
     for pair in log.windows(2).filter(|pair| pair[1].lr < pair[0].lr) {
         let x = pair[1].epoch as f64 - 0.5;
-        chart.draw_series([PathElement::new([(x, bottom), (x, top)], rgb(FAINT).stroke_width(1))])?;
+        chart.draw_series([PathElement::new(
+            [(x, bottom), (x, top)],
+            rgb(FAINT).stroke_width(1),
+        )])?;
         let corner = chart.backend_coord(&(x, top));
         let origin = area.get_base_pixel();
-        area.draw_text(&format!("rate {}", shown(pair[1].lr)), &writing(12, FAINT), (corner.0 - origin.0 + 4, corner.1 - origin.1 + 2))?;
+        area.draw_text(
+            &format!("rate {}", shown(pair[1].lr)),
+            &writing(12, FAINT),
+            (corner.0 - origin.0 + 4, corner.1 - origin.1 + 2),
+        )?;
     }
     for curve in curves {
-        let style = ShapeStyle { color: rgb(curve.colour).to_rgba(), filled: true, stroke_width: 2 };
-        let points = || log.iter().map(|line| (line.epoch as f64, (curve.value)(line)));
+        let style = ShapeStyle {
+            color: rgb(curve.colour).to_rgba(),
+            filled: true,
+            stroke_width: 2,
+        };
+        let points = || {
+            log.iter()
+                .map(|line| (line.epoch as f64, (curve.value)(line)))
+        };
         chart
             .draw_series(LineSeries::new(points(), style))?
             .label(curve.name)

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use anyhow::Result;
-use image::{Rgb, RgbImage, imageops::{self, FilterType}};
+use image::{
+    Rgb, RgbImage,
+    imageops::{self, FilterType},
+};
 
 use super::{
     canvas::Canvas,
@@ -46,7 +49,10 @@ pub fn save(examples: &[Example], title: &str, path: &Path) -> Result<()> {
     }
     columns.extend(["predicted probability", "errors"]);
 
-    let heights: Vec<u32> = examples.iter().map(|example| cell_height(&example.labels)).collect();
+    let heights: Vec<u32> = examples
+        .iter()
+        .map(|example| cell_height(&example.labels))
+        .collect();
     let width = GAP + columns.len() as u32 * (CELL + GAP);
     let body: u32 = heights.iter().map(|height| LINE + height + GAP).sum();
     let top = GAP + 2 * (LINE + 4);
@@ -71,8 +77,16 @@ pub fn save(examples: &[Example], title: &str, path: &Path) -> Result<()> {
         cells.push(error_map(example));
         for (column, cell) in cells.iter().enumerate() {
             // Smoothing would invent probabilities and labels that nobody predicted or drew.
-            let filter = if column == 0 && cell.width() > CELL { FilterType::Triangle } else { FilterType::Nearest };
-            canvas.paste(&imageops::resize(cell, CELL, height, filter), left(column), y + LINE);
+            let filter = if column == 0 && cell.width() > CELL {
+                FilterType::Triangle
+            } else {
+                FilterType::Nearest
+            };
+            canvas.paste(
+                &imageops::resize(cell, CELL, height, filter),
+                left(column),
+                y + LINE,
+            );
         }
         y += LINE + height + GAP;
     }
@@ -108,7 +122,9 @@ fn picture(image: &Image) -> RgbImage {
     let (low, high) = image
         .data
         .iter()
-        .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &v| (low.min(v), high.max(v)));
+        .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &v| {
+            (low.min(v), high.max(v))
+        });
     let scale = 255.0 / (high - low).max(f32::MIN_POSITIVE);
     let plane = image.height * image.width;
     RgbImage::from_fn(image.width as u32, image.height as u32, |x, y| {
@@ -122,13 +138,18 @@ fn picture(image: &Image) -> RgbImage {
 }
 
 fn mask(labels: &Labels) -> RgbImage {
-    per_pixel(labels, |_, label| if label == 0 { LEFT_ALONE } else { FOUND })
+    per_pixel(
+        labels,
+        |_, label| if label == 0 { LEFT_ALONE } else { FOUND },
+    )
 }
 
 /// The colours of a map of probabilities, as [`heat`] gives them.
 fn heat_map(p: &[f32], labels: &Labels) -> RgbImage {
     let width = labels.width;
-    RgbImage::from_fn(width as u32, labels.height as u32, |x, y| heat(p[y as usize * width + x as usize]))
+    RgbImage::from_fn(width as u32, labels.height as u32, |x, y| {
+        heat(p[y as usize * width + x as usize])
+    })
 }
 
 fn error_map(example: &Example) -> RgbImage {
@@ -160,8 +181,17 @@ mod tests {
     fn every_kind_of_pixel_has_its_colour() {
         let example = Example {
             caption: String::new(),
-            image: Image { channels: 1, height: 1, width: 5, data: vec![0.0; 5] },
-            labels: Labels { height: 1, width: 5, data: vec![1, 1, 0, 0, IGNORE] },
+            image: Image {
+                channels: 1,
+                height: 1,
+                width: 5,
+                data: vec![0.0; 5],
+            },
+            labels: Labels {
+                height: 1,
+                width: 5,
+                data: vec![1, 1, 0, 0, IGNORE],
+            },
             truth: None,
             probability: vec![0.5, 0.49, 0.5, 0.49, 1.0],
             threshold: 0.5,
@@ -176,8 +206,17 @@ mod tests {
         let path = dir.path().join("examples.png");
         let example = Example {
             caption: "wide".into(),
-            image: Image { channels: 3, height: 4, width: 8, data: vec![1.0; 96] },
-            labels: Labels { height: 4, width: 8, data: vec![0; 32] },
+            image: Image {
+                channels: 3,
+                height: 4,
+                width: 8,
+                data: vec![1.0; 96],
+            },
+            labels: Labels {
+                height: 4,
+                width: 8,
+                data: vec![0; 32],
+            },
             truth: None,
             probability: vec![0.0; 32],
             threshold: 0.5,
@@ -186,6 +225,9 @@ mod tests {
         let (width, height) = image::image_dimensions(&path).unwrap();
         assert_eq!(width, GAP + 4 * (CELL + GAP));
         // Title and column names, one row of half a cell, the legend's two lines.
-        assert_eq!(height, 2 * (LINE + 4) + (LINE + CELL / 2) + 2 * LINE + 3 * GAP);
+        assert_eq!(
+            height,
+            2 * (LINE + 4) + (LINE + CELL / 2) + 2 * LINE + 3 * GAP
+        );
     }
 }
