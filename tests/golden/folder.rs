@@ -166,7 +166,11 @@ impl Record {
     }
 
     pub(crate) fn dtype(&self) -> DType {
-        if self.is_f32() { DType::F32 } else { DType::F64 }
+        if self.is_f32() {
+            DType::F32
+        } else {
+            DType::F64
+        }
     }
 
     /// The recorded value, if it is finite.

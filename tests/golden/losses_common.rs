@@ -34,7 +34,11 @@ impl Case {
         Ok(Self {
             p,
             logits: get("logits").map(|z| z.to_dtype(dtype)).transpose()?,
-            hard: between.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()? == 0.0,
+            hard: between
+                .to_dtype(DType::F64)?
+                .sum_all()?
+                .to_scalar::<f64>()?
+                == 0.0,
             target,
         })
     }
@@ -89,11 +93,7 @@ impl Bounds {
     }
 
     /// Wider by how far a function and its rounded twin are apart at `x`.
-    pub(crate) fn wider_by(
-        self,
-        (f, rounded): (&Function, &Function),
-        x: &Tensor,
-    ) -> Result<Self> {
+    pub(crate) fn wider_by(self, (f, rounded): (&Function, &Function), x: &Tensor) -> Result<Self> {
         let (value, gradient) = differentiate(x, f)?;
         let (rounded_value, rounded_gradient) = differentiate(x, rounded)?;
         let apart = |a: &Tensor, b: &Tensor| -> Result<f64> {
@@ -119,6 +119,18 @@ pub(crate) fn compare(
     role: &str,
     bounds: &Bounds,
 ) -> Result<()> {
+    compare_where(checks, family, record, (x, f), (role, None), bounds)
+}
+
+/// The same, with the gradient only where `counts` is 1.
+pub(crate) fn compare_where(
+    checks: &mut Checks,
+    family: &Family,
+    record: &Record,
+    (x, f): (&Tensor, &dyn Fn(&Tensor) -> Result<Tensor>),
+    (role, counts): (&str, Option<&Tensor>),
+    bounds: &Bounds,
+) -> Result<()> {
     let (value, gradient) = differentiate(x, f)?;
     if let Some(expected) = family.of(record, "value_tensor") {
         checks.tensor("value_tensor", &value, expected, bounds.value)?;
@@ -131,11 +143,19 @@ pub(crate) fn compare(
     if let Some(expected) = family.of(record, role) {
         if record.is_nonfinite(role) {
             checks.finite(role, &gradient)?;
+        } else if let Some(counts) = counts {
+            let expected = (expected.to_dtype(gradient.dtype())? * counts)?;
+            checks.tensor(role, &(gradient * counts)?, &expected, bounds.grad)?;
         } else {
             checks.tensor(role, &gradient, expected, bounds.grad)?;
         }
     }
     Ok(())
+}
+
+/// Where a sum of `|p − y|` has a derivative: at `p = y` PyTorch takes half of it.
+pub(crate) fn off_the_kink(case: &Case) -> Result<Tensor> {
+    case.p.ne(&case.target)?.to_dtype(case.p.dtype())
 }
 
 /// Clips to `[low, 1 − low]` with the gradient of TensorFlow and PyTorch: 1 inside and on the bounds, 0 outside.

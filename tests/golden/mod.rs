@@ -7,6 +7,8 @@
 
 mod folder;
 mod losses_common;
+mod monai;
 mod paper_eq;
 mod report;
+mod smp;
 mod tf_original;

@@ -63,7 +63,11 @@ impl Checks {
         let excess = |i: usize| {
             let allowed = bound.abs + bound.rel * expected[i].abs();
             let excess = (found[i] - expected[i]).abs() / allowed.max(f64::MIN_POSITIVE);
-            if excess.is_nan() { f64::INFINITY } else { excess }
+            if excess.is_nan() {
+                f64::INFINITY
+            } else {
+                excess
+            }
         };
         let worst = (0..found.len()).max_by(|a, b| excess(*a).total_cmp(&excess(*b)));
         if let Some(i) = worst.filter(|i| excess(*i) > 1.0) {
@@ -156,7 +160,9 @@ pub(crate) fn check(
         family.records.len()
     );
     if only_finite > 0 {
-        println!("golden {name}:   of these {only_finite} are NaN or infinite there, and were checked to be finite here");
+        println!(
+            "golden {name}:   of these {only_finite} are NaN or infinite there, and were checked to be finite here"
+        );
     }
     for (reason, count) in &reasons {
         println!("golden {name}:   left out {count}: {reason}");

@@ -155,7 +155,11 @@ fn mapping(record: &Record, case: Case, rounding: f64) -> Mapped<(Function, f64)
             of(case, Clip::Nothing, region(0.5, 0.5, smooth / 2.0))
         }
         "ufl_dice_loss" | "ufl_tversky_loss" => {
-            let default = if record.loss() == "ufl_dice_loss" { 0.5 } else { 0.7 };
+            let default = if record.loss() == "ufl_dice_loss" {
+                0.5
+            } else {
+                0.7
+            };
             let (delta, smooth) = (number("delta", default)?, number("smooth", 1e-6)?);
             of(case, Clip::Nothing, region(1.0 - delta, delta, smooth))
         }
@@ -248,11 +252,7 @@ enum Symmetry {
 
 /// The (a)symmetric focal and focal Tversky losses and the sum of both, all of the first two channels; and the outer
 /// power.
-fn unified_focal_family(
-    record: &Record,
-    case: &Case,
-    rounding: f64,
-) -> Mapped<(Function, f64)> {
+fn unified_focal_family(record: &Record, case: &Case, rounding: f64) -> Mapped<(Function, f64)> {
     let loss = record.loss();
     if case.channels() < 2 {
         return left_out("of two classes, and the case has one channel");
@@ -291,15 +291,17 @@ fn unified_focal_family(
         _ => (1.0, 1.0),
     };
     let focal: Function = match symmetry {
-        Symmetry::Asymmetric => {
-            of(pairs.clone(), Clip::P, zoo::asymmetric_focal(delta, focus))
-        }
+        Symmetry::Asymmetric => of(pairs.clone(), Clip::P, zoo::asymmetric_focal(delta, focus)),
         Symmetry::Symmetric => {
             let weights = PerClass::Split {
                 background: 1.0 - delta,
                 foreground: delta,
             };
-            of(pairs.clone(), Clip::P, FocalCrossEntropy::new(weights, focus))
+            of(
+                pairs.clone(),
+                Clip::P,
+                FocalCrossEntropy::new(weights, focus),
+            )
         }
     };
     if !has_tversky {
