@@ -95,20 +95,29 @@ impl Folder {
 
     /// The bound of a record's `tol`, an object or the name of one, for what it speaks of (`value`, `grad`).
     pub(crate) fn bound(&self, record: &Record, what: &str) -> Bound {
-        let tol = match &record.json["tol"] {
-            Value::String(name) => &self.manifest["tolerances"][name],
-            object => object,
-        };
-        let number = |kind: &str| {
-            tol[format!("{what}_{kind}")]
-                .as_f64()
-                .or_else(|| tol[kind].as_f64())
-                .unwrap_or(0.0)
-        };
-        Bound {
-            abs: number("abs"),
-            rel: number("rel"),
+        match &record.json["tol"] {
+            Value::String(name) => self.named_bound(name, what),
+            object => bound(object, what),
         }
+    }
+
+    /// The bound of one of the manifest's named tolerances.
+    pub(crate) fn named_bound(&self, name: &str, what: &str) -> Bound {
+        bound(&self.manifest["tolerances"][name], what)
+    }
+}
+
+/// `{value_abs, value_rel}` of a tolerance, or `{abs, rel}` of one that is for everything.
+pub(crate) fn bound(tolerance: &Value, what: &str) -> Bound {
+    let number = |kind: &str| {
+        tolerance[format!("{what}_{kind}")]
+            .as_f64()
+            .or_else(|| tolerance[kind].as_f64())
+            .unwrap_or(0.0)
+    };
+    Bound {
+        abs: number("abs"),
+        rel: number("rel"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What all loss families share: a case's inputs, differentiation, and the references' habits that are none of ours.
 
 use candle_core::{DType, Result, Tensor, Var};
-use dice_losses::{RegionIndex, RegionStats};
+use dice_losses::{RegionIndex, RegionStats, guard::NEAREST};
 
 use super::{
     folder::{Bound, Family, Folder, Mapped, Record, left_out},
@@ -21,14 +21,18 @@ pub(crate) struct Case {
 impl Case {
     /// The case of a record, in the record's dtype.
     pub(crate) fn of(inputs: &Family, record: &Record) -> Result<Self> {
-        let dtype = record.dtype();
+        Self::in_dtype(inputs, record, record.dtype())
+    }
+
+    /// The case of a record in any dtype: the logits are exact in both.
+    pub(crate) fn in_dtype(inputs: &Family, record: &Record, dtype: DType) -> Result<Self> {
         let get = |what: &str| inputs.tensor(&format!("{}/{what}", record.case()));
         let need = |what: &str| {
             get(what).ok_or_else(|| {
                 candle_core::Error::Msg(format!("case {} has no {what}", record.case()))
             })
         };
-        let p = need(if record.is_f32() { "p32" } else { "p64" })?.to_dtype(dtype)?;
+        let p = need(if dtype == DType::F32 { "p32" } else { "p64" })?.to_dtype(dtype)?;
         let target = need("target")?.to_dtype(dtype)?;
         let between = (target.gt(0f64)? * target.lt(1f64)?)?;
         Ok(Self {
@@ -85,6 +89,17 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
+    /// Of an f32 evaluation, whatever the record's dtype.
+    pub(crate) fn single(folder: &Folder, record: &Record) -> Self {
+        let own = Self::of(folder, record);
+        let single = |what| folder.named_bound("t32", what);
+        let (value, grad) = (single("value"), single("grad"));
+        Self {
+            value: own.value.at_least(value.abs, value.rel),
+            grad: own.grad.at_least(grad.abs, grad.rel),
+        }
+    }
+
     pub(crate) fn of(folder: &Folder, record: &Record) -> Self {
         Self {
             value: folder.bound(record, "value"),
@@ -175,9 +190,21 @@ pub(crate) fn clamp_min(x: &Tensor, low: f64) -> Result<Tensor> {
     at.maximum(low)? + (inside * (x - &at)?)?
 }
 
-/// `x^k` of a loss, the plain way.
+/// `x^k` of a loss, with the derivative taken no nearer to 0 than the crate does for its own powers.
 pub(crate) fn powf(x: &Tensor, k: f64) -> Result<Tensor> {
-    if k == 1.0 { Ok(x.clone()) } else { x.powf(k) }
+    if k == 1.0 {
+        return Ok(x.clone());
+    }
+    let at = x.detach();
+    let slope = (at.maximum(NEAREST)?.powf(k - 1.0)? * k)?;
+    at.powf(k)? + (slope * (x - &at)?)?
+}
+
+/// `a / b`, and 0 where `b` is 0.
+pub(crate) fn ratio(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let zero = b.detach().eq(0f64)?;
+    let quotient = (a / (b + zero.to_dtype(b.dtype())?)?)?;
+    zero.where_cond(&quotient.zeros_like()?, &quotient)
 }
 
 /// An index given by numerator and denominator, whose smoothing terms may differ, as in MONAI; or its logarithm.
@@ -202,7 +229,7 @@ where
         } else {
             denominator
         };
-        (self.numerator)(stats)? / denominator
+        ratio(&(self.numerator)(stats)?, &denominator)
     }
 
     fn loss(&self, stats: &RegionStats) -> Result<Tensor> {

@@ -1,6 +1,6 @@
 //! MONAI's losses, where options of ours coincide with theirs.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor};
 use dice_losses::{
     Activation, ClassReduction, Classes, EmptyRegion, FocalCrossEntropy, Loss, PerClass,
     Prediction, Reduction, Region, RegionIndex, RegionLoss, RegionStats, Target, Tversky,
@@ -9,7 +9,7 @@ use dice_losses::{
 use super::{
     folder::{Family, Folder, LeftOut, Mapped, Record, left_out},
     losses_common::{
-        Bounds, Case, Fraction, Function, clip, compare_where, off_the_kink, pixels_as_items,
+        Bounds, Case, Fraction, Function, clip, compare_where, off_the_kink, pixels_as_items, ratio,
     },
     report::{Checks, Outcome, check},
 };
@@ -32,29 +32,39 @@ fn run(
     record: &Record,
     checks: &mut Checks,
 ) -> Outcome {
-    let case = Case::of(inputs, record)?;
-    let mapped = Setting::of(record, &case).and_then(|setting| {
-        let f = mapping(record, &setting)?;
-        record.all_read()?;
-        Ok((f, setting))
-    });
-    let (f, setting) = match mapped {
-        Ok(mapped) => mapped,
-        Err(reason) => return Ok(Err(reason)),
-    };
-    let role = if setting.of_logits {
-        "grad_logits"
-    } else {
-        "grad_p"
-    };
-    let bounds = Bounds::of(folder, record);
-    let smooth = if record.flag_or("soft_label", false).unwrap_or(false) && !setting.of_logits {
-        Some(off_the_kink(&case)?)
-    } else {
-        None
-    };
-    let at = (role, smooth.as_ref());
-    compare_where(checks, family, record, (&setting.input, &f), at, &bounds)?;
+    // The logits are the same numbers in f32, so the f64 record holds for both.
+    for dtype in [DType::F64, DType::F32] {
+        let case = Case::in_dtype(inputs, record, dtype)?;
+        let mapped = Setting::of(record, &case).and_then(|setting| {
+            let f = mapping(record, &setting)?;
+            record.all_read()?;
+            Ok((f, setting))
+        });
+        let (f, setting) = match mapped {
+            Ok(mapped) => mapped,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let role = if setting.of_logits {
+            "grad_logits"
+        } else {
+            "grad_p"
+        };
+        let soft_label = record.flag_or("soft_label", false).unwrap_or(false);
+        let smooth = if soft_label && !setting.of_logits {
+            Some(off_the_kink(&case)?)
+        } else {
+            None
+        };
+        let at = (role, smooth.as_ref());
+        let bounds = match dtype {
+            DType::F32 => Bounds::single(folder, record),
+            _ => Bounds::of(folder, record),
+        };
+        compare_where(checks, family, record, (&setting.input, &f), at, &bounds)?;
+        if !setting.of_logits || setting.activation.is_none() {
+            break;
+        }
+    }
     Ok(Ok(()))
 }
 
@@ -282,7 +292,7 @@ fn generalized_dice(record: &Record, setting: &Setting) -> Mapped<Function> {
         let hits = (&s.tp * 2.0)?;
         let all = ((&hits + &s.fp)? + &s.fn_)?;
         let sum = |x: Tensor| (x * &w)?.sum_keepdim(D::Minus1);
-        ((sum(hits)? + nr)? / (sum(all)? + dr)?)?.broadcast_as(s.tp.shape())
+        ratio(&(sum(hits)? + nr)?, &(sum(all)? + dr)?)?.broadcast_as(s.tp.shape())
     };
     if setting.reduction != Reduction::Mean {
         // Theirs is one number an item, ours one a class; the mean is the same.
@@ -296,7 +306,7 @@ fn generalized_dice(record: &Record, setting: &Setting) -> Mapped<Function> {
 
 /// `volume^−k` in f32, as they have it; an empty class gets the largest weight of the others.
 fn volume_weights(volume: &Tensor, exponent: f64) -> Result<Tensor> {
-    let rows: Vec<Vec<f32>> = volume.to_dtype(candle_core::DType::F32)?.to_vec2()?;
+    let rows: Vec<Vec<f32>> = volume.to_dtype(DType::F32)?.to_vec2()?;
     let weights: Vec<f64> = rows
         .into_iter()
         .flat_map(|row| {

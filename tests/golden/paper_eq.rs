@@ -1,11 +1,13 @@
 //! The paper's equations, without smoothing and clipping: the zoo by its specifications.
 
 use candle_core::{Result, Tensor};
-use dice_losses::{FocalCrossEntropy, Loss, LossSpec, PerClass, Prediction, Target};
+use dice_losses::{
+    FocalCrossEntropy, Loss, LossSpec, PerClass, Prediction, Target, guard::NEAREST,
+};
 
 use super::{
     folder::{Family, Folder, LeftOut, Mapped, Record, left_out},
-    losses_common::{Bounds, Case, compare},
+    losses_common::{Bounds, Case, compare, compare_where},
     report::{Checks, Outcome, check},
 };
 
@@ -36,18 +38,38 @@ fn run(
     let f = |prediction: &Prediction, target: &Tensor| {
         loss.evaluate(prediction, &Target::dense(target))
     };
-    match Evaluated::of(record, &case) {
+    let evaluated = match Evaluated::of(record, &case) {
+        Ok(evaluated) => evaluated,
         Err(reason) => return Ok(Err(reason)),
-        // p₀ = 1 − p is tied to p₁ = p.
-        Ok(Evaluated::Foreground) => {
-            let fg = usize::from(case.channels() > 1);
-            let p = case.p.narrow(1, fg, 1)?;
-            let y = two_classes(&case.target.narrow(1, fg, 1)?)?;
-            let of_p = |p: &Tensor| f(&Prediction::probabilities(&two_classes(p)?), &y);
-            compare(checks, family, record, (&p, &of_p), "grad_p", &bounds)?;
+    };
+    let has_logarithm = matches!(record.loss(), "mce" | "combopp" | "asym_unified_focalpp");
+    if has_logarithm && record.value().is_some() && near_a_pole(&case)? {
+        // The logarithm of a probability below `NEAREST` is bounded, by design; that of a logit is exact.
+        if family.of(record, "grad_fg_logit").is_none() {
+            return Ok(left_out(
+                "logarithms of probabilities nearer to 0 than the crate takes them",
+            ));
         }
-        Ok(Evaluated::AllBut(first)) => {
-            let p = case.p.narrow(1, first, case.channels() - first)?;
+        return of_logits(family, record, &case, &f, &bounds, checks);
+    }
+    // So is the derivative of a power below 1.
+    let gamma = record.number_or("gamma", 1.0).unwrap_or(1.0);
+    let counts = (gamma < 1.0).then(|| off_the_poles(&case.p)).transpose()?;
+    match evaluated {
+        // p₀ = 1 − p is tied to p₁ = p.
+        Evaluated::Foreground => {
+            let fg = usize::from(case.channels() > 1);
+            let of_fg = |x: &Tensor| x.narrow(1, fg, 1);
+            let (p, y) = (of_fg(&case.p)?, two_classes(&of_fg(&case.target)?)?);
+            let of_p = |p: &Tensor| f(&Prediction::probabilities(&two_classes(p)?), &y);
+            let counts = counts.as_ref().map(of_fg).transpose()?;
+            let at = ("grad_p", counts.as_ref());
+            compare_where(checks, family, record, (&p, &of_p), at, &bounds)?;
+        }
+        Evaluated::AllFrom(first) => {
+            let channels = case.channels();
+            let from = |x: &Tensor| x.narrow(1, first, channels - first);
+            let p = from(&case.p)?;
             let of_p = |p: &Tensor| {
                 let p = match first {
                     0 => p.clone(),
@@ -55,7 +77,9 @@ fn run(
                 };
                 f(&Prediction::probabilities(&p), &case.target)
             };
-            compare(checks, family, record, (&p, &of_p), "grad_p", &bounds)?;
+            let counts = counts.as_ref().map(from).transpose()?;
+            let at = ("grad_p", counts.as_ref());
+            compare_where(checks, family, record, (&p, &of_p), at, &bounds)?;
         }
     }
     if family.of(record, "grad_fg_logit").is_some() {
@@ -101,6 +125,23 @@ fn of_logits(
     Ok(Ok(()))
 }
 
+/// 1 where neither `p` nor `1 − p` lies strictly between 0 and the crate's nearest point to a pole.
+fn off_the_poles(p: &Tensor) -> Result<Tensor> {
+    let off = |x: &Tensor| x.ge(NEAREST)? + x.eq(0f64)?;
+    (off(p)? * off(&p.affine(-1.0, 1.0)?)?)?.to_dtype(p.dtype())
+}
+
+/// Whether a true class (of either side) has a probability between 0 and the crate's nearest point to a pole.
+fn near_a_pole(case: &Case) -> Result<bool> {
+    let near = |p: &Tensor, y: &Tensor| ((p.gt(0f64)? * p.lt(NEAREST)?)? * y.gt(0f64)?)?.max_all();
+    let complement = |x: &Tensor| x.affine(-1.0, 1.0);
+    let (here, there) = (
+        near(&case.p, &case.target)?,
+        near(&complement(&case.p)?, &complement(&case.target)?)?,
+    );
+    Ok(here.to_scalar::<u8>()? + there.to_scalar::<u8>()? > 0)
+}
+
 /// `[1 − x, x]`.
 fn two_classes(x: &Tensor) -> Result<Tensor> {
     Tensor::cat(&[&x.affine(-1.0, 1.0)?, x], 1)
@@ -110,15 +151,15 @@ fn two_classes(x: &Tensor) -> Result<Tensor> {
 enum Evaluated {
     Foreground,
     /// All from this one on.
-    AllBut(usize),
+    AllFrom(usize),
 }
 
 impl Evaluated {
     fn of(record: &Record, case: &Case) -> Mapped<Self> {
         match (record.word_or("classes", "fg"), case.channels()) {
             ("fg", 1 | 2) => Ok(Self::Foreground),
-            ("all", _) => Ok(Self::AllBut(0)),
-            ("nobg", 2..) => Ok(Self::AllBut(1)),
+            ("all", _) => Ok(Self::AllFrom(0)),
+            ("nobg", 2..) => Ok(Self::AllFrom(1)),
             (classes, channels) => left_out(format!("classes {classes} of {channels} channels")),
         }
     }
