@@ -7,8 +7,12 @@
 
 mod folder;
 mod losses_common;
+mod metrics;
 mod monai;
+mod networks;
 mod paper_eq;
 mod report;
+mod schedules;
 mod smp;
+mod statistics;
 mod tf_original;

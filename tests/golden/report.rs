@@ -109,6 +109,11 @@ impl Checks {
     }
 }
 
+/// An error of the trainer's as one of Candle's.
+pub(crate) fn failed(error: impl std::fmt::Display) -> candle_core::Error {
+    candle_core::Error::Msg(error.to_string())
+}
+
 /// All elements in f64.
 pub(crate) fn numbers(x: &Tensor) -> Result<Vec<f64>> {
     x.to_dtype(DType::F64)?.flatten_all()?.to_vec1()
