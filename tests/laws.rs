@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use dice_losses::{
     FocalCrossEntropy, Loss, LossSpec, Modulation, PerClass, Prediction, Reduction, Region,
     RegionLoss, RegionStats, Target, Tversky, WeightedSum,
-    spec::{Kind, REGION_PARAMETERS},
+    spec::{Kind, Parameter, REGION_PARAMETERS},
     zoo::{self, ZOO},
 };
 use proptest::prelude::*;
@@ -642,4 +642,52 @@ fn soft_labels_are_inside_the_power() {
     assert_all_close(&flat(&stats.tp).unwrap(), &[0.18], 1e-15, "tp");
     assert_all_close(&flat(&stats.fp).unwrap(), &[0.42f64.powi(2)], 1e-15, "fp");
     assert_all_close(&flat(&stats.fn_).unwrap(), &[0.12f64.powi(2)], 1e-15, "fn");
+}
+
+/// The zoo as the README of `dice-losses` shows it.
+fn zoo_as_markdown() -> String {
+    let parameter = |parameter: &Parameter| {
+        let default = match parameter.kind {
+            Kind::Number { default, .. } => default.to_string(),
+            Kind::Choice(words) => words[0].to_string(),
+            Kind::Classes => String::from("all"),
+        };
+        format!("`{}={default}`", parameter.name)
+    };
+    let list = |parameters: &[Parameter]| {
+        let parameters: Vec<String> = parameters.iter().map(parameter).collect();
+        parameters.join(" ")
+    };
+    let mut table =
+        String::from("| loss | is | parameters | `++` | source |\n|---|---|---|---|---|\n");
+    for row in ZOO {
+        let names: Vec<String> = [&[row.name], row.aliases]
+            .concat()
+            .iter()
+            .map(|name| format!("`{name}`"))
+            .collect();
+        let plus_plus = if row.plus_plus { "yes" } else { "" };
+        table += &format!(
+            "| {} | {} | {} | {plus_plus} | {} |\n",
+            names.join(", "),
+            row.summary,
+            list(row.parameters),
+            row.citation
+        );
+    }
+    table += &format!(
+        "\nEvery loss with `++` also takes `gamma=2` behind `++`, and {}.\n",
+        list(REGION_PARAMETERS)
+    );
+    table
+}
+
+#[test]
+fn the_readme_shows_the_zoo() {
+    let readme = include_str!("../dice-losses/README.md");
+    let table = zoo_as_markdown();
+    assert!(
+        readme.contains(&table),
+        "the README should hold this table:\n\n{table}"
+    );
 }
