@@ -10,7 +10,7 @@
 //! A guard bounds the derivative by taking it no nearer to the pole than [`NEAREST`]. The value of a power is never
 //! touched; a logarithm's is bounded at the same distance, since ln 0 has no value.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 /// How near to a pole a derivative is taken.
 ///
@@ -43,7 +43,18 @@ fn linear(x: &Tensor, value: &Tensor, slope: &Tensor) -> Result<Tensor> {
     value.detach() + (slope.detach() * (x - x.detach())?)?
 }
 
-/// `a / b` where `b` may be zero together with `a`: then 0.
+/// `a / b` for sums `a`, `b ≥ 0` that may both be zero, or so small that the `b²` of the quotient's derivative would
+/// underflow: then 0.
 pub(crate) fn ratio(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    a / (b + b.detach().eq(0f64)?.to_dtype(b.dtype())?)?
+    let smallest = if b.dtype() == DType::F64 {
+        1e-290
+    } else {
+        1e-35
+    };
+    let at = b.detach();
+    let present = at.gt(smallest)?.to_dtype(b.dtype())?;
+    // Both are scaled to b = 1 first: of e^γ at a confident pixel little may be left, but the ratio of two such sums
+    // is an ordinary number.
+    let scale = (at.maximum(smallest)?.recip()? * &present)?;
+    (a * &scale)? / ((b * &scale)? + present.affine(-1.0, 1.0)?)?
 }

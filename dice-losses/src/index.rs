@@ -49,7 +49,7 @@ impl<F: Fn(&RegionStats) -> Result<Tensor> + Send + Sync> RegionIndex for F {
 
 /// The Tversky index, of which Dice and Jaccard are two constants.
 ///
-/// $$ TI = \frac{TP + s}{TP + \alpha\,FP + \beta\,FN + s} $$
+/// $$ TI = \frac{TP + s}{TP + \alpha FP + \beta FN + s} $$
 ///
 /// that is `(TP + s) / (TP + α FP + β FN + s)`. Salehi et al. 2017; paper, Eq. 16. (Abraham and Khan's α is `beta`.)
 /// The loss is computed as `(α FP + β FN) / (TP + α FP + β FN + s)`, which keeps its digits near a perfect prediction.

@@ -99,3 +99,7 @@ pub fn dice_pp(
         .plus_plus(gamma)
         .loss(&prediction.into(), &target.into())
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -142,3 +142,46 @@ impl<const C: usize> From<[f64; C]> for PerClass {
         Self::Each(values.to_vec())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device, Tensor};
+
+    use super::*;
+    use crate::{Loss, Prediction, Target, zoo};
+
+    #[track_caller]
+    fn refuses(loss: &dyn Loss, sentence: &str) {
+        let logits = Tensor::zeros((1, 3, 2), DType::F32, &Device::Cpu).unwrap();
+        let labels = Tensor::zeros((1, 2), DType::U8, &Device::Cpu).unwrap();
+        let error = loss
+            .loss(&Prediction::logits(&logits), &Target::labels(&labels))
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error.lines().next().unwrap(), sentence);
+    }
+
+    #[test]
+    fn choices_that_do_not_fit_the_prediction_are_named() {
+        refuses(
+            &zoo::dice().classes(Classes::Listed(vec![1, 3])),
+            "class 3 is listed, but the prediction has 3 channels, 0 to 2",
+        );
+        refuses(
+            &zoo::dice().classes(Classes::Listed(vec![])),
+            "the list of classes is empty; name at least one, or take Classes::All",
+        );
+        refuses(
+            &zoo::dice().class_weights([1.0, 2.0]),
+            "2 class weights are given for a prediction of 3 channels; give one a channel",
+        );
+        refuses(
+            &zoo::dice().power(0.0),
+            "the power of a region loss must be a positive number, found 0",
+        );
+        refuses(
+            &zoo::focal(-1.0),
+            "a focal exponent must not be negative, found -1",
+        );
+    }
+}

@@ -13,7 +13,7 @@ use crate::{
 
 /// Cross-entropy with a weight and a focal exponent for each class, averaged over the pixels that count.
 ///
-/// $$ -\frac{1}{N} \sum_i \sum_c w_c\,(1 - p_{ic})^{f_c}\, y_{ic} \log p_{ic} $$
+/// $$ -\frac{1}{N} \sum_i \sum_c w_c (1 - p_{ic})^{f_c}  y_{ic} \log p_{ic} $$
 ///
 /// that is `−mean Σ_c w_c (1 − p_c)^f_c y_c ln p_c`. With one channel, and in multi-label mode, the background is the
 /// other side of each sigmoid: `y` and `1 − y` are the two classes, and several channels are averaged.

@@ -540,3 +540,95 @@ impl fmt::Display for SpecError {
 }
 
 impl Error for SpecError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn refuses(text: &str, sentence: &str) {
+        assert_eq!(text.parse::<LossSpec>().unwrap_err().to_string(), sentence);
+    }
+
+    #[test]
+    fn errors_name_the_remedy() {
+        refuses(
+            "dise",
+            "unknown loss `dise`; known losses: dice, jaccard, tversky, focal-tversky, \
+             asymmetric-focal-tversky, cross-entropy, focal, asymmetric-focal, combo, unified-focal",
+        );
+        refuses(
+            "ce++",
+            "`cross-entropy` has no false-positive or false-negative terms, so `++` does not apply to it; \
+             use `cross-entropy`, or a loss with a region part such as `combo++`",
+        );
+        refuses(
+            "dice++:gamma=-1",
+            "`gamma` of `dice++` must be above 0, found `-1`",
+        );
+        refuses(
+            "dice++:gamma=nan",
+            "`gamma` of `dice++` must be above 0, found `nan`",
+        );
+        refuses(
+            "dice++:gamma=inf",
+            "`gamma` of `dice++` must be above 0, found `inf`",
+        );
+        refuses(
+            "dice:gamma=2",
+            "`dice` has no parameter `gamma`; it has classes, class_reduction, region, empty, smooth; \
+             γ belongs to `dice++`",
+        );
+        refuses(
+            "ce:alpha=1",
+            "`cross-entropy` has no parameter `alpha`; it has none",
+        );
+        refuses(
+            "tversky++:delta=1",
+            "`tversky++` has no parameter `delta`; it has gamma, alpha, beta, classes, class_reduction, \
+             region, empty, smooth",
+        );
+        refuses(
+            "unified-focal:lambda=1.5",
+            "`lambda` of `unified-focal` must be from 0 to 1, found `1.5`",
+        );
+        refuses(
+            "unified-focal:focus=1",
+            "`focus` of `unified-focal` must be from 0 to below 1, found `1`",
+        );
+        refuses(
+            "dice:empty=maybe",
+            "`empty` of `dice` must be penalty or skip or zero or one or ratio, found `maybe`",
+        );
+        refuses(
+            "dice:classes=foreground",
+            "`classes` of `dice` must be all, fg, or class numbers such as 1+3, found `foreground`",
+        );
+        refuses(
+            "dice:smooth",
+            "expected `key=value` after `:` in `dice:smooth`, found `smooth`",
+        );
+        refuses(
+            "dice:",
+            "expected `key=value` after `:` in `dice:`, found ``",
+        );
+        refuses(
+            "dice:smooth=1,smooth=2",
+            "`smooth` is given twice in `dice:smooth=1,smooth=2`",
+        );
+        refuses(
+            "dice:preset=mine",
+            "unknown preset `mine`; known presets: authors, paper",
+        );
+    }
+
+    #[test]
+    fn what_is_given_by_name_overrides_the_preset_wherever_it_stands() {
+        let spec = |text: &str| text.parse::<LossSpec>().unwrap().to_string();
+        let expected =
+            "dice++:gamma=2,classes=all,class_reduction=mean,region=item,empty=penalty,smooth=0";
+        assert_eq!(spec("dsc++:preset=paper,classes=all"), expected);
+        assert_eq!(spec("dice++:classes=all,preset=paper"), expected);
+        assert_eq!(spec("dice++:preset=authors"), spec("dice++"));
+    }
+}

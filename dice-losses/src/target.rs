@@ -215,3 +215,97 @@ impl From<&Target> for Target {
         target.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{dice, dice_pp};
+
+    fn zeros(shape: &[usize], dtype: DType) -> Tensor {
+        Tensor::zeros(shape, dtype, &Device::Cpu).unwrap()
+    }
+
+    #[track_caller]
+    fn refuses(prediction: impl Into<Prediction>, target: impl Into<Target>, sentence: &str) {
+        let error = dice(prediction, target).unwrap_err().to_string();
+        assert_eq!(error.lines().next().unwrap(), sentence);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named_with_what_would() {
+        let logits = zeros(&[2, 3, 4, 5], DType::F32);
+        refuses(
+            &logits,
+            &zeros(&[2, 4, 4], DType::U8),
+            "a label map for a prediction of shape [2, 3, 4, 5] has shape [2, 4, 5] or [2, 1, 4, 5], found [2, 4, 4]",
+        );
+        refuses(
+            &logits,
+            &zeros(&[2, 4, 5], DType::F32),
+            "a dense target has the prediction's shape [2, 3, 4, 5], found [2, 4, 5]; \
+             pass class numbers as Target::labels",
+        );
+        refuses(
+            &logits,
+            Target::labels(&zeros(&[2, 4, 5], DType::F32)),
+            "labels are integers, found F32; convert them, or pass one-hot and soft maps as Target::dense",
+        );
+        refuses(
+            &logits,
+            Target::dense(&zeros(&[2, 3, 4, 5], DType::F32)).ignore_label(255),
+            "an ignore label needs class numbers; with a dense target pass Target::mask instead",
+        );
+        refuses(
+            &logits,
+            Target::labels(&zeros(&[2, 4, 5], DType::U8)).mask(&zeros(&[2, 5], DType::U8)),
+            "a mask for a prediction of shape [2, 3, 4, 5] has shape [2, 4, 5] or [2, 1, 4, 5], found [2, 5]",
+        );
+        refuses(
+            &zeros(&[4], DType::F32),
+            &zeros(&[4], DType::U8),
+            "a prediction has shape [N, C, ...] with N and C at least 1, found [4]",
+        );
+    }
+
+    #[test]
+    fn a_label_out_of_range_is_found() {
+        let logits = zeros(&[1, 2, 2], DType::F32);
+        let labels = Tensor::new(&[[1u8, 255]], &Device::Cpu).unwrap();
+        refuses(
+            &logits,
+            &labels,
+            "found label 255, expected 0 to 1; if it marks pixels to leave out, \
+             pass it as Target::ignore_label (none is set)",
+        );
+        let negative = Tensor::new(&[[1i64, -100]], &Device::Cpu).unwrap();
+        refuses(
+            &logits,
+            Target::labels(&negative).ignore_label(255),
+            "found label -100, expected 0 to 1; if it marks pixels to leave out, \
+             pass it as Target::ignore_label (it is 255)",
+        );
+        assert!(dice(&logits, Target::labels(&negative).ignore_label(-100)).is_ok());
+    }
+
+    #[test]
+    fn logits_passed_for_probabilities_are_found() {
+        let logits = Tensor::new(&[[[3.5f32, 0.]]], &Device::Cpu).unwrap();
+        refuses(
+            Prediction::probabilities(&logits),
+            &zeros(&[1, 2], DType::U8),
+            "probabilities lie in [0, 1], found 3.5; pass logits as Prediction::logits",
+        );
+    }
+
+    #[test]
+    fn a_gamma_that_is_no_exponent_is_refused() {
+        let (logits, labels) = (zeros(&[1, 2, 3], DType::F32), zeros(&[1, 3], DType::U8));
+        for (gamma, found) in [(0.0, "0"), (-1.0, "-1"), (f64::NAN, "NaN")] {
+            let error = dice_pp(&logits, &labels, gamma).unwrap_err().to_string();
+            let sentence = format!(
+                "γ must be a positive number, found {found}; the paper sweeps 0.5 to 5 and settles on 2"
+            );
+            assert_eq!(error.lines().next().unwrap(), sentence);
+        }
+    }
+}

@@ -15,7 +15,7 @@ use crate::{
 
 /// Dice loss: one minus twice the overlap over the two volumes.
 ///
-/// $$ 1 - \frac{2\,TP}{2\,TP + FP + FN} $$
+/// $$ 1 - \frac{2 TP}{2 TP + FP + FN} $$
 ///
 /// `1 − 2TP / (2TP + FP + FN)`. Paper, Eq. 4; with [`plus_plus`](RegionLoss::plus_plus) DSC++, Eq. 9. With γ = 2 and
 /// hard labels this is the squared-denominator Dice of Milletari et al. 2016, `1 − 2Σpy / (Σp² + Σy²)`.
@@ -49,7 +49,7 @@ pub fn jaccard() -> RegionLoss<Tversky> {
 
 /// Tversky loss: false positives weighed by α, false negatives by β.
 ///
-/// $$ 1 - \frac{TP}{TP + \alpha\,FP + \beta\,FN} $$
+/// $$ 1 - \frac{TP}{TP + \alpha FP + \beta FN} $$
 ///
 /// `1 − TP / (TP + α FP + β FN)`. Salehi et al. 2017; paper, Eq. 15 and 16, with α = 0.3 and β = 0.7. α = β = ½ is
 /// [`dice`].
@@ -143,7 +143,7 @@ pub fn focal(focus: f64) -> FocalCrossEntropy {
 
 /// Asymmetric focal loss: the foreground's cross-entropy by δ, the background's focal loss by 1 − δ.
 ///
-/// $$ -\frac{\delta}{N} \sum_i y_i \log p_i - \frac{1 - \delta}{N} \sum_i (1 - y_i)\,p_i^{\text{focus}} \log (1 - p_i) $$
+/// $$ -\frac{\delta}{N} \sum_i y_i \log p_i - \frac{1 - \delta}{N} \sum_i (1 - y_i) p_i^{\text{focus}} \log (1 - p_i) $$
 ///
 /// Yeung et al. 2021; paper, Eq. 19 (typeset loosely there).
 ///
@@ -170,8 +170,8 @@ pub fn asymmetric_focal(delta: f64, focus: f64) -> FocalCrossEntropy {
 
 /// Combo loss: `ce_share` of a modified cross-entropy less `1 − ce_share` of the Dice coefficient.
 ///
-/// $$ a\,L_{mCE} - (1 - a)\,DSC, \quad
-///    L_{mCE} = -\frac{1}{N} \sum_i b\,y_i \log p_i + (1 - b)(1 - y_i) \log (1 - p_i) $$
+/// $$ a L_{mCE} - (1 - a) DSC, \quad
+///    L_{mCE} = -\frac{1}{N} \sum_i b y_i \log p_i + (1 - b)(1 - y_i) \log (1 - p_i) $$
 ///
 /// with a = `ce_share` and b = `ce_fn_weight`. Taghanaki et al. 2019; paper, Eq. 13 and 14 (their α and β). It is
 /// −(1 − a) at a perfect prediction. `region` sets the choices of its Dice part, γ among them:

@@ -1,27 +1,20 @@
 //! Convolution of odd kernel, stride 1, "same" zero padding, with bias.
 //!
 //! Candle's own is right but slow: its forward gathers single floats, and its gradients convolve with kernels as large
-//! as the image. Here the image is copied once with a border of zeros whose rows are `pitch` apart. Every tap of the
-//! kernel is then the same image at another offset, so a strip of the unfolded image is rows of plain copies, and the
-//! convolution one matrix product a strip:
+//! as the image. Here the image is unfolded strip by strip, and the convolution is one matrix product a strip:
 //!
 //! ```text
-//! padded, k = 3:   0 0 0 0 0     pitch = W + k/2: the zeros right of a row are also those left of the next
-//!                  0 a b c 0     cols[(c, i, j), t] = padded[c, t + i·pitch + j]
-//!                    d e f 0     y[o, t] = Σ w[o, (c, i, j)] · cols[(c, i, j), t] + b[o]
-//!                    0 0 0 0 …   (t runs over the rows with their border, whose results are dropped)
+//! y[o, t] = Σ w[o, (c, i, j)] · unfolded[(c, i, j), t] + b[o]
 //! ```
 //!
-//! The gradient of the input is the same operation on the output's gradient with the kernel rotated by half a turn and
+//! The gradient of the input is the same operation on the output's gradient, with the kernel rotated by half a turn and
 //! its two channel axes swapped; that of the kernel is a product with the same unfolded strips.
 
+use super::{
+    storage::{Matrix, elements, fused, sum, with_elements},
+    unfold::{Grid, fold_in},
+};
 use candle_core::{CpuStorage, CustomOp3, DType, Error, Layout, Result, Shape, Tensor, WithDType};
-use rayon::prelude::*;
-
-use super::storage::{Matrix, elements, fused, sum, with_elements};
-
-/// Elements of an unfolded strip: about what a core's caches hold, so it is multiplied while it is near.
-const STRIP: usize = 1 << 19;
 
 /// y = x ∗ w + b of the same height and width: `x` is `[N, I, H, W]`, `w` `[O, I, k, k]` with k odd, `b` `[O]`.
 ///
@@ -68,120 +61,17 @@ fn check(x: &Tensor, w: &Tensor, b: &Tensor) -> Result<usize> {
         }
         _ => false,
     };
-    if fits {
+    // Nothing can be cut into pieces of length 0.
+    if fits && x.elem_count() > 0 && w.elem_count() > 0 {
         return w.dim(3);
     }
     Err(Error::Msg(format!(
         "conv2d_same: image {:?}, kernel {:?} and bias {:?} do not fit; \
-         expected [N, I, H, W], [O, I, k, k] with k odd, and [O]",
+         expected [N, I, H, W], [O, I, k, k] with k odd, and [O], no size 0",
         x.dims(),
         w.dims(),
         b.dims()
     )))
-}
-
-/// Where the pixels of an image lie in its padded copy.
-#[derive(Clone, Copy)]
-struct Grid {
-    height: usize,
-    width: usize,
-    /// Size of the kernel.
-    k: usize,
-}
-
-impl Grid {
-    fn pitch(self) -> usize {
-        self.width + self.k / 2
-    }
-
-    /// Where the first pixel lies.
-    fn origin(self) -> usize {
-        (self.k / 2) * (self.pitch() + 1)
-    }
-
-    /// Length of one padded channel.
-    fn len(self) -> usize {
-        self.height * self.pitch() + 2 * self.origin()
-    }
-
-    fn pixels(self) -> usize {
-        self.height * self.width
-    }
-
-    /// A copy of one image with its border of zeros.
-    fn pad<T: WithDType>(self, image: &[T]) -> Vec<T> {
-        let mut padded = vec![T::zero(); image.len() / self.pixels() * self.len()];
-        padded
-            .par_chunks_mut(self.len())
-            .zip(image.par_chunks(self.pixels()))
-            .for_each(|(to, from)| {
-                let rows = to[self.origin()..].chunks_mut(self.pitch());
-                for (to, from) in rows.zip(from.chunks(self.width)) {
-                    to[..self.width].copy_from_slice(from);
-                }
-            });
-        padded
-    }
-
-    /// Calls `f(first row, rows, unfolded)` for strip after strip of a padded image of so many channels.
-    ///
-    /// `unfolded` is a matrix of `channels · k²` rows and `rows · pitch` columns.
-    fn unfold<T: WithDType>(
-        self,
-        padded: &[T],
-        channels: usize,
-        mut f: impl FnMut(usize, usize, &CpuStorage) -> Result<()>,
-    ) -> Result<()> {
-        let taps = self.k * self.k;
-        let rows_fit = (STRIP / (channels * taps * self.pitch())).clamp(1, self.height);
-        let strips = self.height.div_ceil(rows_fit);
-        // Strips of nearly one height, decided by the shape alone.
-        let step = self.height.div_ceil(strips);
-        let mut unfolded = Vec::new();
-        for first in (0..self.height).step_by(step) {
-            let rows = step.min(self.height - first);
-            let columns = rows * self.pitch();
-            unfolded.resize(channels * taps * columns, T::zero());
-            unfolded
-                .par_chunks_mut(taps * columns)
-                .zip(padded.par_chunks(self.len()))
-                .for_each(|(to, from)| {
-                    for (tap, to) in to.chunks_mut(columns).enumerate() {
-                        let offset = (first + tap / self.k) * self.pitch() + tap % self.k;
-                        to.copy_from_slice(&from[offset..offset + columns]);
-                    }
-                });
-            let storage = T::to_cpu_storage_owned(unfolded);
-            f(first, rows, &storage)?;
-            unfolded = T::cpu_storage_data(storage)?;
-        }
-        Ok(())
-    }
-}
-
-/// Copies the rows of a product `[channels, rows · pitch]` into an image, without the border, adding `bias` if any.
-fn fold_in<T: WithDType>(
-    grid: Grid,
-    product: &[T],
-    first: usize,
-    rows: usize,
-    bias: &[T],
-    image: &mut [T],
-) {
-    let outputs = image
-        .par_chunks_mut(grid.pixels())
-        .zip(product.par_chunks(rows * grid.pitch()));
-    outputs.enumerate().for_each(|(o, (to, from))| {
-        let b = bias.get(o).copied().unwrap_or_else(T::zero);
-        for (to, from) in to[first * grid.width..]
-            .chunks_mut(grid.width)
-            .zip(from.chunks(grid.pitch()))
-        {
-            for (to, &from) in to.iter_mut().zip(from) {
-                *to = from + b;
-            }
-        }
-    });
 }
 
 /// The kernel for the gradient of the input: `[O, I, k, k]` to `[I, O, k, k]`, rotated by half a turn.
@@ -239,7 +129,7 @@ impl Conv2dSame {
     /// The kernel's gradient, from the unfolded image:
     ///
     /// ```text
-    /// ∂w[o, (i, tap)] = Σ_t gy[o, t] · cols(x)[(i, tap), t]
+    /// ∂w[o, (i, tap)] = Σ_t gy[o, t] · unfolded(x)[(i, tap), t]
     /// ```
     fn kernel_gradient<T: WithDType>(
         grid: Grid,
@@ -271,7 +161,7 @@ impl Conv2dSame {
     /// The image's and the kernel's gradient from one unfolding, that of `gy`; the latter is then
     ///
     /// ```text
-    /// ∂w[o, i, tap] = Σ_t x[i, t] · cols(gy)[(o, tap rotated by half a turn), t]
+    /// ∂w[o, i, tap] = Σ_t x[i, t] · unfolded(gy)[(o, tap rotated by half a turn), t]
     /// ```
     fn both_gradients<T: WithDType>(
         grid: Grid,
@@ -391,7 +281,10 @@ mod tests {
     use candle_core::{DType, Device::Cpu};
 
     use super::*;
-    use crate::ops::testing::{assert_agree, assert_gradients, random};
+    use crate::ops::{
+        testing::{assert_agree, assert_gradients, random},
+        unfold::STRIP,
+    };
 
     #[test]
     fn value_and_gradients_are_those_of_the_reference_at_any_size() {
@@ -420,7 +313,7 @@ mod tests {
     #[test]
     fn an_image_of_several_strips_agrees_with_the_reference() {
         let (channels, height, width) = (24, 96, 40);
-        assert!(channels * 9 * height * (width + 1) > STRIP);
+        assert!(channels * 9 * height * (width + 1) > STRIP); // more than one strip
         let inputs = [
             random(&[2, channels, height, width], 1),
             random(&[3, channels, 3, 3], 2),
@@ -510,7 +403,7 @@ mod tests {
                 error.to_string(),
                 format!(
                     "conv2d_same: image [1, 3, 8, 8], kernel {kernel:?} and bias [4] do not fit; \
-                     expected [N, I, H, W], [O, I, k, k] with k odd, and [O]"
+                     expected [N, I, H, W], [O, I, k, k] with k odd, and [O], no size 0"
                 )
             );
         }

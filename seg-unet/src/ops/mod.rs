@@ -11,6 +11,7 @@ mod pool;
 mod storage;
 #[cfg(test)]
 pub(crate) mod testing;
+mod unfold;
 mod up;
 
 pub use conv::{conv2d_same, conv2d_same_reference};

@@ -91,11 +91,12 @@ fn check(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<()> {
         ([_, channels, _, ..], [weights], [biases]) => channels == weights && channels == biases,
         _ => false,
     };
-    if fits {
+    // Nothing can be cut into pieces of length 0.
+    if fits && x.elem_count() > 0 {
         return Ok(());
     }
     Err(Error::Msg(format!(
-        "instance_norm: input {:?}, weight {:?} and bias {:?} do not fit; expected [N, C, …], [C] and [C]",
+        "instance_norm: input {:?}, weight {:?} and bias {:?} do not fit; expected [N, C, …], [C] and [C], no size 0",
         x.dims(),
         weight.dims(),
         bias.dims()
@@ -110,17 +111,13 @@ enum Before {
 }
 
 impl Before {
-    fn apply(self, x: f64) -> f64 {
-        // "x ≤ 0" and not "x > 0": NaN has to come through.
-        if self == Self::Relu && x <= 0.0 {
-            0.0
-        } else {
-            x
-        }
+    fn apply<T: WithDType>(self, x: T) -> T {
+        if self.stops_gradient(x) { T::zero() } else { x }
     }
 
-    fn stops_gradient(self, x: f64) -> bool {
-        self == Self::Relu && x <= 0.0
+    fn stops_gradient<T: WithDType>(self, x: T) -> bool {
+        // "x ≤ 0" stops it, not "x > 0" lets it through: NaN has to come through.
+        self == Self::Relu && x <= T::zero()
     }
 }
 
@@ -131,10 +128,12 @@ struct InstanceNorm {
 
 impl InstanceNorm {
     /// μ and 1/√(σ² + ε) of one channel of one sample.
-    fn moments<T: WithDType>(&self, plane: &[T]) -> (f64, f64) {
+    fn moments<T: WithDType>(&self, plane: &[T]) -> (T, f64) {
+        let before = self.before;
         let m = plane.len() as f64;
-        let mean = sum(plane, |x| self.before.apply(x)) / m;
-        let variance = sum(plane, |x| (self.before.apply(x) - mean).powi(2)) / m;
+        let mean = T::from_f64(sum(plane, |x| before.apply(x)) / m);
+        let square = |x: T| x * x;
+        let variance = sum(plane, |x| square(before.apply(x) - mean)) / m;
         (mean, 1.0 / (variance + self.eps).sqrt())
     }
 
@@ -146,10 +145,9 @@ impl InstanceNorm {
             .for_each(|(i, (y, x))| {
                 let channel = i % weight.len();
                 let (mean, rstd) = self.moments(x);
-                let scale = weight[channel].to_f64() * rstd;
-                let offset = bias[channel].to_f64();
-                for (y, x) in y.iter_mut().zip(x) {
-                    *y = T::from_f64((self.before.apply(x.to_f64()) - mean) * scale + offset);
+                let scale = T::from_f64(weight[channel].to_f64() * rstd);
+                for (y, &x) in y.iter_mut().zip(x) {
+                    *y = (self.before.apply(x) - mean) * scale + bias[channel];
                 }
             });
         y
@@ -173,16 +171,19 @@ impl InstanceNorm {
             .enumerate()
             .map(|(i, ((gx, x), gy))| {
                 let (mean, rstd) = self.moments(x);
-                let normed = |x: f64| (self.before.apply(x) - mean) * rstd;
+                let (before, factor) = (self.before, T::from_f64(rstd));
+                let normed = |x: T| (before.apply(x) - mean) * factor;
                 let sum_g = sum(gy, |g| g);
                 let sum_gn = sum2(gy, x, |g, x| g * normed(x));
-                let scale = weight[i % weight.len()].to_f64() * rstd;
-                let (mean_g, mean_gn) = (sum_g / m, sum_gn / m);
-                for ((gx, x), g) in gx.iter_mut().zip(x).zip(gy) {
-                    let x = x.to_f64();
-                    if !self.before.stops_gradient(x) {
-                        *gx = T::from_f64(scale * (g.to_f64() - mean_g - normed(x) * mean_gn));
-                    }
+                let scale = T::from_f64(weight[i % weight.len()].to_f64() * rstd);
+                let (mean_g, mean_gn) = (T::from_f64(sum_g / m), T::from_f64(sum_gn / m));
+                for ((gx, &x), &g) in gx.iter_mut().zip(x).zip(gy) {
+                    let gradient = scale * (g - mean_g - normed(x) * mean_gn);
+                    *gx = if before.stops_gradient(x) {
+                        T::zero()
+                    } else {
+                        gradient
+                    };
                 }
                 (sum_gn, sum_g)
             })
@@ -370,7 +371,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "instance_norm: input [1, 3, 8, 8], weight [3] and bias [4] do not fit; \
-             expected [N, C, …], [C] and [C]"
+             expected [N, C, …], [C] and [C], no size 0"
         );
     }
 }

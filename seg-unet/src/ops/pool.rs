@@ -50,9 +50,9 @@ pub fn max_pool2_reference(x: &Tensor) -> Result<Tensor> {
 
 fn check(x: &Tensor) -> Result<(usize, usize, usize, usize)> {
     match *x.dims() {
-        [n, c, h, w] if h % 2 == 0 && w % 2 == 0 => Ok((n, c, h, w)),
+        [n, c, h, w] if h % 2 == 0 && w % 2 == 0 && x.elem_count() > 0 => Ok((n, c, h, w)),
         _ => Err(Error::Msg(format!(
-            "max_pool2: input {:?}; expected [N, C, H, W] with H and W even",
+            "max_pool2: input {:?}; expected [N, C, H, W] with H and W even, no size 0",
             x.dims()
         ))),
     }
@@ -220,12 +220,13 @@ mod tests {
     }
 
     #[test]
-    fn an_odd_size_is_refused() {
+    fn an_odd_or_empty_size_is_refused() {
         let x = Tensor::zeros((1, 2, 4, 5), DType::F32, &Cpu).unwrap();
+        assert!(max_pool2(&x.narrow(3, 0, 0).unwrap()).is_err());
         for result in [max_pool2(&x), max_pool2_reference(&x)] {
             assert_eq!(
                 result.unwrap_err().to_string(),
-                "max_pool2: input [1, 2, 4, 5]; expected [N, C, H, W] with H and W even"
+                "max_pool2: input [1, 2, 4, 5]; expected [N, C, H, W] with H and W even, no size 0"
             );
         }
     }

@@ -62,11 +62,12 @@ fn check(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<()> {
         }
         _ => false,
     };
-    if fits {
+    // Nothing can be cut into pieces of length 0.
+    if fits && x.elem_count() > 0 && weight.elem_count() > 0 {
         return Ok(());
     }
     Err(Error::Msg(format!(
-        "up2: image {:?}, kernel {:?} and bias {:?} do not fit; expected [N, I, H, W], [I, O, 2, 2] and [O]",
+        "up2: image {:?}, kernel {:?} and bias {:?} do not fit; expected [N, I, H, W], [I, O, 2, 2] and [O], no size 0",
         x.dims(),
         weight.dims(),
         bias.dims()
@@ -311,7 +312,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "up2: image [1, 3, 8, 8], kernel [4, 2, 2, 2] and bias [2] do not fit; \
-             expected [N, I, H, W], [I, O, 2, 2] and [O]"
+             expected [N, I, H, W], [I, O, 2, 2] and [O], no size 0"
         );
     }
 }

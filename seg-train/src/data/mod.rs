@@ -1,0 +1,252 @@
+//! Data sets: from files to raw images and labels.
+//!
+//! [`DataConfig`] names a data set; [`Dataset::open`] finds its files, checks all that can be checked without decoding
+//! (every image has its masks, every mask its image, sizes agree) and draws the split; [`Dataset::load`] decodes one
+//! image. The table of data sets is [`KINDS`].
+
+mod config;
+mod kinds;
+mod layout;
+mod listing;
+mod mask;
+mod read;
+mod split;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod tiff;
+
+use anyhow::{Context, Result};
+use rayon::prelude::*;
+
+use crate::{
+    phantom::{self, NoiseFloor, PhantomConfig},
+    raster::{Image, Labels},
+};
+
+pub use config::DataConfig;
+pub use kinds::{KINDS, Kind, Row};
+pub use layout::{Layout, MasksPerImage, Pairs, Presence};
+pub use listing::{EXTENSIONS, image_files};
+pub use mask::{MaskValues, THRESHOLD};
+pub use read::read_image;
+pub use split::{Counts, Part, Split};
+
+use layout::Item;
+use read::Header;
+
+/// One image with its labels, at its own size.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// Its name in tables and pictures.
+    pub id: String,
+    /// Raw values, 0..=255.
+    pub image: Image,
+    /// A class number a pixel.
+    pub labels: Labels,
+    /// The true foreground probability a pixel, where it is known (the phantom).
+    pub truth: Option<Vec<f32>>,
+}
+
+/// A data set that was found complete, and its split.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    /// The name of its kind.
+    pub name: String,
+    /// Channels of every image.
+    pub channels: usize,
+    /// Number of classes, the background included.
+    pub classes: usize,
+    /// What is trained, validated and tested on.
+    pub split: Split,
+    source: Source,
+}
+
+/// Where samples come from.
+#[derive(Clone, Debug)]
+enum Source {
+    Files {
+        items: Vec<Item>,
+        values: MaskValues,
+    },
+    Phantom {
+        config: PhantomConfig,
+        size: [usize; 2],
+        seed: u64,
+    },
+}
+
+impl Dataset {
+    /// Finds a data set's files, checks them and draws the split from the seed.
+    ///
+    /// # Errors
+    /// A folder, an image or a mask is missing, is ambiguous or has the wrong size; there are too few images to divide;
+    /// options do not fit the kind. The sentence names the file and what was expected.
+    pub fn open(config: &DataConfig, seed: u64) -> Result<Self> {
+        config.check()?;
+        let row = config.kind.row();
+        if matches!(row.layout, Layout::Generated) {
+            return Self::phantom(config.phantom.clone().unwrap_or_default(), row, seed);
+        }
+        if !config.path.is_dir() {
+            anyhow::bail!(
+                "there is no folder {}; {} is read from {}",
+                config.path.display(),
+                row.name,
+                row.expects
+            );
+        }
+        let items = layout::find_items(row, &config.path, &config.mask_suffix)?;
+        let headers = check_headers(&items)?;
+        let channels = row
+            .channels
+            .or(config.channels)
+            .unwrap_or(headers[0].channels);
+        let members: Vec<_> = items.iter().map(|item| member(item, config)).collect();
+        let split = split::draw(&members, row.published, seed)
+            .with_context(|| format!("{} cannot be split", config.path.display()))?;
+        let source = Source::Files {
+            items,
+            values: config.mask,
+        };
+        Ok(Self {
+            name: row.name.into(),
+            channels,
+            classes: config.classes,
+            split,
+            source,
+        })
+    }
+
+    /// The built-in data set, its images at their usual size.
+    fn phantom(config: PhantomConfig, row: &Row, seed: u64) -> Result<Self> {
+        let PhantomConfig {
+            train, val, test, ..
+        } = config;
+        if [train, val, test].contains(&0) {
+            anyhow::bail!(
+                "data.phantom has train = {train}, val = {val} and test = {test}; expected at least 1 of each"
+            );
+        }
+        let split = Split {
+            train: (0..train).collect(),
+            val: (train..train + val).collect(),
+            test: (train + val..train + val + test).collect(),
+        };
+        let source = Source::Phantom {
+            config,
+            size: row.size,
+            seed,
+        };
+        Ok(Self {
+            name: row.name.into(),
+            channels: 1,
+            classes: 2,
+            split,
+            source,
+        })
+    }
+
+    /// The same data set with generated images of this height and width; images from files have the size they have.
+    #[must_use]
+    pub fn at_size(mut self, new: [usize; 2]) -> Self {
+        if let Source::Phantom { size, .. } = &mut self.source {
+            *size = new;
+        }
+        self
+    }
+
+    /// Where images are generated, the excess NLL over the true probabilities that their noise leaves to the best
+    /// estimator, at most.
+    ///
+    /// # Errors
+    /// The settings make no image.
+    pub fn noise_floor(&self) -> Result<Option<NoiseFloor>> {
+        match &self.source {
+            Source::Phantom { config, size, seed } => {
+                phantom::noise_floor(config, *size, *seed).map(Some)
+            }
+            Source::Files { .. } => Ok(None),
+        }
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        match &self.source {
+            Source::Files { items, .. } => items.len(),
+            Source::Phantom { config, .. } => config.train + config.val + config.test,
+        }
+    }
+
+    /// Whether there are no images; [`Dataset::open`] refuses such a data set.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Decodes image `i` and its masks.
+    ///
+    /// # Errors
+    /// There is no image `i`, or a file cannot be decoded; the sentence names the file.
+    pub fn load(&self, i: usize) -> Result<Sample> {
+        match &self.source {
+            Source::Phantom { config, size, seed } => {
+                let phantom::Phantom {
+                    id,
+                    image,
+                    labels,
+                    truth,
+                } = phantom::sample(config, *size, *seed, i)?;
+                Ok(Sample {
+                    id,
+                    image,
+                    labels,
+                    truth: Some(truth),
+                })
+            }
+            Source::Files { items, values } => {
+                let item = items.get(i).with_context(|| {
+                    format!("there is no image {i}: the data set has {}", items.len())
+                })?;
+                let image = read_image(&item.image, self.channels)?;
+                let header = Header {
+                    height: image.height,
+                    width: image.width,
+                    channels: self.channels,
+                };
+                let labels =
+                    mask::read_labels((&item.image, header), &item.masks, *values, self.classes)?;
+                Ok(Sample {
+                    id: item.id.clone(),
+                    image,
+                    labels,
+                    truth: None,
+                })
+            }
+        }
+    }
+}
+
+/// Every header, read in parallel; the first error in the order of the items, whatever thread met it.
+fn check_headers(items: &[Item]) -> Result<Vec<Header>> {
+    let check = |item: &Item| {
+        let header = read::read_header(&item.image)?;
+        for path in &item.masks {
+            mask::same_size((&item.image, header), (path, read::read_header(path)?))?;
+        }
+        Ok(header)
+    };
+    let checked: Vec<Result<Header>> = items.par_iter().map(check).collect();
+    checked.into_iter().collect()
+}
+
+fn member(item: &Item, config: &DataConfig) -> split::Member {
+    let patient = match &config.patient_until {
+        Some(end) => item.id.split(end.as_str()).next().unwrap_or(&item.id),
+        None => (config.kind.row().patient)(&item.id),
+    };
+    split::Member {
+        patient: patient.into(),
+        part: item.part,
+    }
+}
