@@ -66,13 +66,13 @@ impl Case {
 }
 
 /// A loss as a function of the tensor that was fed: logits, or probabilities.
-pub(crate) type Function = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
+pub(crate) type Function = Box<Differentiable<'static>>;
+
+/// The same without its box.
+pub(crate) type Differentiable<'a> = dyn Fn(&Tensor) -> Result<Tensor> + 'a;
 
 /// Value and gradient of (the sum of) a function.
-pub(crate) fn differentiate(
-    x: &Tensor,
-    f: &dyn Fn(&Tensor) -> Result<Tensor>,
-) -> Result<(Tensor, Tensor)> {
+pub(crate) fn differentiate(x: &Tensor, f: &Differentiable<'_>) -> Result<(Tensor, Tensor)> {
     let x = Var::from_tensor(&x.detach().contiguous()?)?;
     let value = f(x.as_tensor())?;
     let gradient = match value.sum_all()?.backward()?.remove(&x) {
@@ -130,7 +130,7 @@ pub(crate) fn compare(
     checks: &mut Checks,
     family: &Family,
     record: &Record,
-    (x, f): (&Tensor, &dyn Fn(&Tensor) -> Result<Tensor>),
+    (x, f): (&Tensor, &Differentiable<'_>),
     role: &str,
     bounds: &Bounds,
 ) -> Result<()> {
@@ -142,7 +142,7 @@ pub(crate) fn compare_where(
     checks: &mut Checks,
     family: &Family,
     record: &Record,
-    (x, f): (&Tensor, &dyn Fn(&Tensor) -> Result<Tensor>),
+    (x, f): (&Tensor, &Differentiable<'_>),
     (role, counts): (&str, Option<&Tensor>),
     bounds: &Bounds,
 ) -> Result<()> {
@@ -168,12 +168,12 @@ pub(crate) fn compare_where(
     Ok(())
 }
 
-/// Where a sum of `|p − y|` has a derivative: at `p = y` PyTorch takes half of it.
+/// Where a sum of `|p − y|` has a derivative: at `p = y` `PyTorch` takes half of it.
 pub(crate) fn off_the_kink(case: &Case) -> Result<Tensor> {
     case.p.ne(&case.target)?.to_dtype(case.p.dtype())
 }
 
-/// Clips to `[low, 1 − low]` with the gradient of TensorFlow and PyTorch: 1 inside and on the bounds, 0 outside.
+/// Clips to `[low, 1 − low]` with the gradient of `TensorFlow` and `PyTorch`: 1 inside and on the bounds, 0 outside.
 ///
 /// The authors do so with predictions and truths. It takes the gradient from every pixel that is confidently wrong, so
 /// the crate does not.

@@ -7,7 +7,7 @@ use dice_losses::{
 };
 
 use super::{
-    folder::{Family, Folder, LeftOut, Mapped, Record, left_out},
+    folder::{Family, Folder, Mapped, Record, left_out},
     losses_common::{
         Bounds, Case, Fraction, Function, clip, compare_where, off_the_kink, pixels_as_items, ratio,
     },
@@ -328,7 +328,7 @@ fn volume_weights(volume: &Tensor, exponent: f64) -> Result<Tensor> {
     Tensor::new(weights, volume.device())?.reshape(volume.shape())
 }
 
-/// PyTorch's: for several channels always of a softmax, with class weights that are not divided out.
+/// `PyTorch`'s: for several channels always of a softmax, with class weights that are not divided out.
 fn cross_entropy(setting: &Setting) -> Mapped<Function> {
     if !setting.of_logits {
         return left_out("a cross-entropy that takes probabilities for logits");

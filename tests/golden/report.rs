@@ -20,7 +20,7 @@ struct Disagreement {
 }
 
 impl Checks {
-    fn disagree(&mut self, excess: f64, text: String) {
+    fn disagree(&mut self, excess: f64, text: &str) {
         self.found.push(Disagreement {
             excess,
             text: format!("{}: {text}", self.id),
@@ -32,11 +32,10 @@ impl Checks {
         self.finite += 1;
         let allowed = bound.abs + bound.rel * expected.abs();
         let error = (found - expected).abs();
-        // Written so that a NaN disagrees.
-        if !(error <= allowed) {
+        if error.is_nan() || error > allowed {
             self.disagree(
                 error / allowed.max(f64::MIN_POSITIVE),
-                format!("{what}: found {found}, expected {expected} within {allowed:e}"),
+                &format!("{what}: found {found}, expected {expected} within {allowed:e}"),
             );
         }
     }
@@ -56,7 +55,7 @@ impl Checks {
                 found.dims(),
                 expected.dims()
             );
-            self.disagree(f64::INFINITY, text);
+            self.disagree(f64::INFINITY, &text);
             return Ok(());
         }
         let (found, expected) = (numbers(found)?, numbers(expected)?);
@@ -75,7 +74,7 @@ impl Checks {
                 "{what}[{i}]: found {}, expected {} within {:e} + {:e}·|expected|",
                 found[i], expected[i], bound.abs, bound.rel
             );
-            self.disagree(excess(i), text);
+            self.disagree(excess(i), &text);
         }
         Ok(())
     }
@@ -91,7 +90,7 @@ impl Checks {
         if found != expected {
             self.disagree(
                 f64::INFINITY,
-                format!("{what}: found {found:?}, expected {expected:?}"),
+                &format!("{what}: found {found:?}, expected {expected:?}"),
             );
         }
     }
@@ -102,7 +101,7 @@ impl Checks {
         if let Some(number) = numbers.iter().find(|x| !x.is_finite()) {
             self.disagree(
                 f64::INFINITY,
-                format!("{what}: found {number}, expected a finite number"),
+                &format!("{what}: found {number}, expected a finite number"),
             );
         }
         Ok(())
@@ -129,12 +128,12 @@ pub(crate) fn check(
 ) {
     let folder = Folder::open();
     let of = if folder.own {
-        " (the repository's fixtures; DICE_GOLDEN is not set)"
+        " of the repository's own fixtures only (DICE_GOLDEN is not set)"
     } else {
         ""
     };
     let Some(family) = folder.family(name) else {
-        println!("golden {name}: the folder has no such family{of}");
+        println!("golden {name}: no records{of}");
         return;
     };
     let (mut compared, mut only_finite) = (0, 0);
@@ -156,7 +155,7 @@ pub(crate) fn check(
                     .entry(format!("{}: {reason}", record.loss()))
                     .or_default() += 1;
             }
-            Err(error) => checks.disagree(f64::INFINITY, format!("our side failed: {error}")),
+            Err(error) => checks.disagree(f64::INFINITY, &format!("our side failed: {error}")),
         }
         disagreements.append(&mut checks.found);
     }

@@ -1,4 +1,4 @@
-//! Learning rate and stopping over recorded loss curves: Keras', and what of PyTorch's Keras' can say.
+//! Learning rate and stopping over recorded loss curves: Keras', and what of `PyTorch`'s Keras' can say.
 
 use seg_train::schedule::{
     EarlyStopping, EarlyStoppingConfig, ReduceLrOnPlateau, ReduceLrOnPlateauConfig,
@@ -116,8 +116,8 @@ fn named(value: Option<&Value>, keys: &[&str]) -> Mapped<Value> {
     }
 }
 
-/// PyTorch reduces when it has waited more than `patience` epochs, Keras when as many; and Keras counts the epoch in
-/// which a cooldown ends. So PyTorch's settings are Keras' with one more of each. Learning rates are f32 in Keras and
+/// `PyTorch` reduces when it has waited more than `patience` epochs, Keras when as many; and Keras counts the epoch in
+/// which a cooldown ends. So `PyTorch`'s settings are Keras' with one more of each. Learning rates are f32 in Keras and
 /// so here, so only the epochs of reduction are compared.
 fn torch(family: &Family, record: &Record, checks: &mut Checks) -> Outcome {
     let Some(losses) = losses(family, record)? else {

@@ -1,4 +1,4 @@
-//! The losses of segmentation_models.pytorch, where options of ours coincide with theirs.
+//! The losses of `segmentation_models.pytorch`, where options of ours coincide with theirs.
 
 use candle_core::{DType, Result, Tensor};
 use dice_losses::{
@@ -227,15 +227,14 @@ fn focal(record: &Record, setting: &Setting) -> Mapped<Function> {
         return left_out(format!("reduction {reduction}"));
     }
     let sum = reduction == "sum";
-    let sides = match record.param("alpha") {
-        None => PerClass::All(1.0),
-        Some(_) => {
-            let alpha = record.number("alpha")?;
-            PerClass::Split {
-                background: 1.0 - alpha,
-                foreground: alpha,
-            }
+    let sides = if record.param("alpha").is_some() {
+        let alpha = record.number("alpha")?;
+        PerClass::Split {
+            background: 1.0 - alpha,
+            foreground: alpha,
         }
+    } else {
+        PerClass::All(1.0)
     };
     let channels = setting.case.channels();
     let weights = match &setting.class_weights {

@@ -1,4 +1,4 @@
-//! The authors' TensorFlow code, by options of ours and its clipping.
+//! The authors' `TensorFlow` code, by options of ours and its clipping.
 
 use candle_core::{Result, Tensor};
 use dice_losses::{
@@ -122,12 +122,14 @@ fn mapping(record: &Record, case: Case, rounding: f64) -> Mapped<(Function, f64)
             of(case, Clip::PAndY, loss)
         }
         "tversky_plus_plus_loss" => {
-            let loss = region(0.3, 0.7, EPSILON).plus_plus(number("gamma", 2.0)?);
+            let delta = number("delta", 0.7)?;
+            let loss = region(1.0 - delta, delta, EPSILON).plus_plus(number("gamma", 2.0)?);
             of(case, Clip::PAndY, loss)
         }
         "focal_tversky_plus_plus_loss" => {
             power = 0.75;
-            let loss = rooted(tversky(0.3, 0.7, EPSILON), rounding, power);
+            let delta = number("delta", 0.7)?;
+            let loss = rooted(tversky(1.0 - delta, delta, EPSILON), rounding, power);
             of(case, Clip::PAndY, loss.plus_plus(number("gamma", 2.0)?))
         }
         "cross_entropy" => {
