@@ -3,5 +3,6 @@
 mod case;
 mod cli;
 mod finite;
+mod golden;
 mod gradients;
 mod laws;

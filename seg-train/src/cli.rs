@@ -167,6 +167,7 @@ fn usage(error: impl std::fmt::Display) -> Failure {
 
 /// Runs the program on the process's own arguments.
 pub fn main() -> ExitCode {
+    crate::threads::settle();
     run(std::env::args_os())
 }
 

@@ -20,4 +20,5 @@ pub mod run_folder;
 pub mod schedule;
 pub mod state;
 pub mod stats;
+mod threads;
 pub mod train;
