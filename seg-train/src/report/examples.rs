@@ -51,7 +51,7 @@ pub fn save(examples: &[Example], title: &str, path: &Path) -> Result<()> {
         cells.push(error_map(example));
         (example, cells)
     });
-    grid(&rows.collect::<Vec<_>>(), &columns, title, path)
+    grid(&rows.collect::<Vec<_>>(), &columns, ERRORS, title, path)
 }
 
 /// Draws a row an image: image, truth, (true probability,) then what each of several networks predicts there. The
@@ -73,7 +73,7 @@ pub fn save_comparison(runs: &[(String, Vec<Example>)], title: &str, path: &Path
         cells.extend(others.map(|other| heat_map(&other.probability, &other.labels)));
         (example, cells)
     });
-    grid(&rows.collect::<Vec<_>>(), &columns, title, path)
+    grid(&rows.collect::<Vec<_>>(), &columns, MASK, title, path)
 }
 
 /// The columns that do not depend on a network.
@@ -104,6 +104,7 @@ fn given_cells(example: &Example, knows_truth: bool) -> Vec<RgbImage> {
 fn grid(
     rows: &[(&Example, Vec<RgbImage>)],
     columns: &[String],
+    meanings: &[Meaning],
     title: &str,
     path: &Path,
 ) -> Result<()> {
@@ -139,19 +140,32 @@ fn grid(
         }
         y += LINE + height + GAP;
     }
-    legend(&mut canvas, y)?;
+    legend(&mut canvas, y, meanings)?;
     canvas.save(path)
 }
 
-fn legend(canvas: &mut Canvas, y: u32) -> Result<()> {
+/// A colour, what it means, and the width of these words in pixels.
+type Meaning = (Rgb<u8>, &'static str, u32);
+
+/// What the colours of a mask mean.
+const MASK: &[Meaning] = &[
+    (FOUND, "foreground", 92),
+    (LEFT_ALONE, "background", 94),
+    (IGNORED, "not counted", 96),
+];
+
+/// What the colours of a mask and of a map of errors mean.
+const ERRORS: &[Meaning] = &[
+    (FOUND, "foreground, found", 140),
+    (MISSED, "missed", 66),
+    (FALSE_ALARM, "false alarm", 94),
+    (LEFT_ALONE, "background", 94),
+    (IGNORED, "not counted", 96),
+];
+
+fn legend(canvas: &mut Canvas, y: u32, meanings: &[Meaning]) -> Result<()> {
     let mut x = GAP;
-    for (colour, meaning, width) in [
-        (FOUND, "found", 66),
-        (MISSED, "missed", 74),
-        (FALSE_ALARM, "false alarm", 106),
-        (LEFT_ALONE, "background", 106),
-        (IGNORED, "not counted", 110),
-    ] {
+    for &(colour, meaning, width) in meanings {
         canvas.paste(&RgbImage::from_pixel(12, 12, colour), x, y + 3);
         canvas.text(meaning, x + 17, y + 2, 13, INK)?;
         x += width + 14;
