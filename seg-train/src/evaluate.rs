@@ -10,12 +10,11 @@ use serde::Serialize;
 use crate::{
     batches::{Images, ahead},
     config::Experiment,
-    data::{Dataset, Sample},
+    data::Dataset,
     metrics::{Evaluation, ImageRow, Pixels, Rule, Summary, Threshold},
     phantom::entropy,
-    preprocess::Prepared,
     raster::{Image, Labels},
-    report::examples::Example,
+    report::{examples::Example, table::number},
     resample::resize_labels,
     run_folder::{EpochLine, RunFolder},
 };
@@ -62,7 +61,9 @@ pub struct Evaluated {
     pub report: Report,
     /// A row an image.
     pub rows: Vec<ImageRow>,
-    /// The images with the lowest, lower-quartile, median and highest Dice.
+    /// The rows with the lowest, lower-quartile, median and highest Dice.
+    pub shown: Vec<usize>,
+    /// The images of these rows.
     pub examples: Vec<Example>,
 }
 
@@ -134,19 +135,51 @@ pub fn evaluate(
         }),
     };
     let rows = evaluation.rows().to_vec();
-    let examples = spread_by_dice(&rows)
-        .into_iter()
-        .map(|row| {
-            let (sample, prepared) = images.both(data.split.test[row])?;
-            let p = predict(&unet, &prepared.image, device)?;
-            Ok(example(&sample, prepared, &p, &rows[row], threshold))
-        })
-        .collect::<Result<_>>()?;
+    let shown = spread_by_dice(&rows);
+    let mut examples = show(&unet, experiment, data, &shown, threshold, device)?;
+    for (example, row) in examples
+        .iter_mut()
+        .zip(shown.iter().map(|&place| &rows[place]))
+    {
+        let text = |value: Option<f64>| number(value.unwrap_or(f64::NAN));
+        let (dice, nll) = (text(row.dice), text(row.nll));
+        example.caption = format!("{}   Dice {dice}   NLL {nll}", example.caption);
+    }
     Ok(Evaluated {
         report,
         rows,
+        shown,
         examples,
     })
+}
+
+/// Some images of the test set with what the network makes of them.
+///
+/// # Errors
+///
+/// When an image cannot be read.
+pub fn show(
+    unet: &UNet,
+    experiment: &Experiment,
+    data: &Dataset,
+    shown: &[usize],
+    threshold: Option<f64>,
+    device: &Device,
+) -> Result<Vec<Example>> {
+    let images = Images::new(data, &experiment.preprocess);
+    let example = |&place: &usize| {
+        let prepared = images.get(data.split.test[place])?;
+        let p = predict(unet, &prepared.image, device)?;
+        Ok(Example {
+            caption: prepared.id,
+            probability: foreground(&p, data.classes),
+            image: prepared.image,
+            labels: prepared.labels,
+            truth: prepared.truth,
+            threshold: threshold.unwrap_or(0.5) as f32,
+        })
+    };
+    shown.iter().map(example).collect()
 }
 
 /// The weights of the best epoch.
@@ -259,29 +292,6 @@ fn spread_by_dice(rows: &[ImageRow]) -> Vec<usize> {
         .collect();
     chosen.dedup();
     chosen
-}
-
-fn example(
-    sample: &Sample,
-    prepared: Prepared,
-    p: &[f32],
-    row: &ImageRow,
-    threshold: Option<f64>,
-) -> Example {
-    let shown = |value: Option<f64>| crate::report::table::number(value.unwrap_or(f64::NAN));
-    Example {
-        caption: format!(
-            "{}   Dice {}   NLL {}",
-            sample.id,
-            shown(row.dice),
-            shown(row.nll)
-        ),
-        probability: foreground(p, p.len() / prepared.labels.data.len()),
-        image: prepared.image,
-        labels: prepared.labels,
-        truth: prepared.truth,
-        threshold: threshold.unwrap_or(0.5) as f32,
-    }
 }
 
 /// Writes `metrics.csv`: a row an image, a column a metric, empty where a metric is not defined.

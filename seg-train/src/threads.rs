@@ -15,7 +15,9 @@ pub(crate) fn settle() {
     if env::var_os(CANDLE).is_some() {
         return;
     }
-    let Ok(program) = env::current_exe() else { return };
+    let Ok(program) = env::current_exe() else {
+        return;
+    };
     let mut anew = Command::new(program);
     anew.args(env::args_os().skip(1)).env(CANDLE, "1");
     if env::var_os(RAYON).is_none() {

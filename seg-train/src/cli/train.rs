@@ -14,7 +14,7 @@ use super::{Failure, TrainArgs, print, usage};
 use crate::{
     config::Experiment,
     data::Dataset,
-    evaluate::{Evaluated, evaluate, write_rows},
+    evaluate::{Evaluated, evaluate, load, show, write_rows},
     report::{compare, curves, examples},
     run_folder::{RunFolder, first_free, refuse_taken, write_whole},
     train::{End, train},
@@ -153,8 +153,29 @@ fn several(out: &Path, names: &[String], data: &Dataset) -> Result<(), Failure> 
     let comparison = compare::Comparison::of(&runs)?;
     write_json(&out.join("comparison.json"), &comparison)?;
     write_whole(&out.join("comparison.md"), comparison.markdown().as_bytes())?;
+    picture_comparison(out, &runs, data)?;
     print(&format!("\n{}{}\n", comparison.text(), out.display()));
     Ok(())
+}
+
+/// Writes `comparison.png`: every network on the images that the first run shows.
+fn picture_comparison(out: &Path, runs: &[(String, Evaluated)], data: &Dataset) -> Result<()> {
+    let Some((_, first)) = runs.first() else {
+        return Ok(());
+    };
+    let mut columns = Vec::new();
+    for (name, _) in runs {
+        let folder = RunFolder::open(&out.join(name))?;
+        let experiment = folder.experiment()?;
+        let device = experiment.open_device()?;
+        let unet = load(&folder, &experiment, &device)?;
+        columns.push((
+            name.clone(),
+            show(&unet, &experiment, data, &first.shown, None, &device)?,
+        ));
+    }
+    let title = format!("Predicted probabilities on {}", data.name);
+    examples::save_comparison(&columns, &title, &out.join("comparison.png"))
 }
 
 /// Trains to the end, then writes everything a finished run has. `whole` is the folder to resume.

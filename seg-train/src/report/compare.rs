@@ -37,6 +37,15 @@ fn better(column: &str) -> String {
     .into()
 }
 
+/// A p-value to three digits; what is smaller is only said to be.
+fn probability(p: f64) -> String {
+    if p < 0.001 {
+        "<0.001".into()
+    } else {
+        format!("{p:.3}")
+    }
+}
+
 fn interval(ends: Option<[f64; 2]>) -> String {
     ends.map_or_else(
         || "-".into(),
@@ -186,9 +195,7 @@ impl Comparison {
                         .differences
                         .iter()
                         .find(|d| d.metric == metric && &d.other == run);
-                    row.push(
-                        p.map_or_else(|| "-".into(), |difference| format!("{:.2}", difference.p)),
-                    );
+                    row.push(p.map_or_else(|| "-".into(), |difference| probability(difference.p)));
                 }
             }
             rows.push(row);
@@ -240,5 +247,102 @@ impl Comparison {
             }
         }
         text + "\n" + &self.note()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        evaluate::Truth,
+        metrics::{Evaluation, MetricsConfig, Pixels},
+    };
+
+    /// Three images of two pixels, the first foreground, whose p is given.
+    fn evaluated(loss: &str, p: [f32; 3]) -> Evaluated {
+        let mut evaluation = Evaluation::new(MetricsConfig::default());
+        for p in p {
+            let pixels = [1.0 - p, 0.75, p, 0.25];
+            let pixels = Pixels::new(&pixels, 2, &[1, 0]).unwrap();
+            let mask = [u8::from(p > 0.5), 0];
+            evaluation
+                .add("image", &mask, &[1, 0], &pixels, Some(&[0.75, 0.25]))
+                .unwrap();
+        }
+        let report = Report {
+            loss: loss.into(),
+            data: "phantom".into(),
+            seed: 0,
+            size: [1, 2],
+            threshold: None,
+            epochs: 3,
+            best_epoch: 2,
+            training_seconds: 1.0,
+            summary: evaluation.summary(),
+            truth: Some(Truth {
+                entropy: 0.562_335,
+                noise_floor: 0.0005,
+            }),
+        };
+        Evaluated {
+            report,
+            rows: evaluation.rows().to_vec(),
+            shown: Vec::new(),
+            examples: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_table_of_a_run_says_what_is_better_and_how_sure_it_is() {
+        assert_eq!(
+            one(&evaluated("ce", [0.75, 0.75, 0.75]).report),
+            "\
+metric                        better    mean     95 % interval  images
+Dice                          higher  1.0000  1.0000 to 1.0000       3
+Jaccard                       higher  1.0000  1.0000 to 1.0000       3
+precision                     higher  1.0000  1.0000 to 1.0000       3
+recall                        higher  1.0000  1.0000 to 1.0000       3
+NLL (proper)                   lower  0.2877  0.2877 to 0.2877       3
+NLL (paper: foreground only)   lower  0.1438  0.1438 to 0.1438       3
+Brier                          lower  0.0625  0.0625 to 0.0625       3
+ECE                            lower  0.2500  0.2500 to 0.2500       3
+excess NLL over the truth      lower  0.0000  0.0000 to 0.0000       3
+ECE (all pixels as one lot)    lower  0.2500                 -  pooled
+In nats a pixel: the true probabilities have an entropy of 0.5623, which no model's expected NLL is below;
+the images' noise leaves the best estimator an excess NLL of at most 5.00e-4.
+"
+        );
+    }
+
+    #[test]
+    fn a_comparison_sets_every_loss_against_the_first() {
+        let runs = [("ce", [0.25, 0.75, 0.75]), ("dice++", [0.75, 0.8, 0.9])]
+            .map(|(name, p)| (name.to_owned(), evaluated(name, p)));
+        let comparison = Comparison::of(&runs).unwrap();
+        let text = comparison.text();
+        let mut lines = text.lines();
+        assert_eq!(
+            lines.next().unwrap(),
+            "metric                        better      ce      95 % interval  dice++      95 % interval      p"
+        );
+        let dice = lines.next().unwrap();
+        assert!(
+            dice.starts_with("Dice                          higher  0.6667"),
+            "{dice}"
+        );
+        assert_eq!(
+            text.lines().last().unwrap(),
+            "phantom, seed 0, 3 test images; p: two-sided rank-sum test over the images against ce."
+        );
+        let markdown = comparison.markdown();
+        assert!(markdown.starts_with("| metric | better | ce | 95 % interval | dice++ | 95 % interval | p |\n|---|---|---:|---:|---:|---:|---:|\n| Dice | higher | 0.6667 |"), "{markdown}");
+    }
+
+    #[test]
+    fn tiny_p_values_are_bounded_rather_than_rounded_to_zero() {
+        assert_eq!(
+            (probability(0.000_4), probability(0.35)),
+            ("<0.001".into(), "0.350".into())
+        );
     }
 }

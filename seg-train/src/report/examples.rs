@@ -36,22 +36,81 @@ const CELL: u32 = 192;
 const GAP: u32 = 8;
 const LINE: u32 = 20;
 
-/// Draws the rows: image, truth, (true probability,) probability, errors; a legend below.
+/// Draws a row an example: image, truth, (true probability,) predicted probability, errors; a legend below.
 ///
 /// # Errors
 ///
 /// When the picture cannot be drawn or written.
 pub fn save(examples: &[Example], title: &str, path: &Path) -> Result<()> {
     let knows_truth = examples.iter().any(|example| example.truth.is_some());
-    let mut columns = vec!["image", "truth"];
-    if knows_truth {
-        columns.push("true probability");
-    }
-    columns.extend(["predicted probability", "errors"]);
+    let mut columns = given(knows_truth);
+    columns.extend(["predicted probability", "errors"].map(String::from));
+    let rows = examples.iter().map(|example| {
+        let mut cells = given_cells(example, knows_truth);
+        cells.push(heat_map(&example.probability, &example.labels));
+        cells.push(error_map(example));
+        (example, cells)
+    });
+    grid(&rows.collect::<Vec<_>>(), &columns, ERRORS, title, path)
+}
 
-    let heights: Vec<u32> = examples
+/// Draws a row an image: image, truth, (true probability,) then what each of several networks predicts there. The
+/// examples of every run are of the same images in the same order.
+///
+/// # Errors
+///
+/// When the picture cannot be drawn or written.
+pub fn save_comparison(runs: &[(String, Vec<Example>)], title: &str, path: &Path) -> Result<()> {
+    let Some((_, first)) = runs.first() else {
+        return Ok(());
+    };
+    let knows_truth = first.iter().any(|example| example.truth.is_some());
+    let mut columns = given(knows_truth);
+    columns.extend(runs.iter().map(|(name, _)| name.clone()));
+    let rows = first.iter().enumerate().map(|(row, example)| {
+        let mut cells = given_cells(example, knows_truth);
+        let others = runs.iter().filter_map(|(_, examples)| examples.get(row));
+        cells.extend(others.map(|other| heat_map(&other.probability, &other.labels)));
+        (example, cells)
+    });
+    grid(&rows.collect::<Vec<_>>(), &columns, MASK, title, path)
+}
+
+/// The columns that do not depend on a network.
+fn given(knows_truth: bool) -> Vec<String> {
+    let known: &[&str] = if knows_truth {
+        &["true probability"]
+    } else {
+        &[]
+    };
+    ["image", "truth"]
         .iter()
-        .map(|example| cell_height(&example.labels))
+        .chain(known)
+        .map(ToString::to_string)
+        .collect()
+}
+
+fn given_cells(example: &Example, knows_truth: bool) -> Vec<RgbImage> {
+    let mut cells = vec![picture(&example.image), mask(&example.labels)];
+    if knows_truth {
+        cells.push(match &example.truth {
+            Some(truth) => heat_map(truth, &example.labels),
+            None => RgbImage::from_pixel(1, 1, IGNORED),
+        });
+    }
+    cells
+}
+
+fn grid(
+    rows: &[(&Example, Vec<RgbImage>)],
+    columns: &[String],
+    meanings: &[Meaning],
+    title: &str,
+    path: &Path,
+) -> Result<()> {
+    let heights: Vec<u32> = rows
+        .iter()
+        .map(|(example, _)| cell_height(&example.labels))
         .collect();
     let width = GAP + columns.len() as u32 * (CELL + GAP);
     let body: u32 = heights.iter().map(|height| LINE + height + GAP).sum();
@@ -64,17 +123,8 @@ pub fn save(examples: &[Example], title: &str, path: &Path) -> Result<()> {
         canvas.text(name, left(column), GAP + LINE + 6, 14, INK)?;
     }
     let mut y = top;
-    for (example, height) in examples.iter().zip(heights) {
+    for ((example, cells), height) in rows.iter().zip(heights) {
         canvas.text(&example.caption, GAP, y + 3, 13, INK)?;
-        let mut cells = vec![picture(&example.image), mask(&example.labels)];
-        if knows_truth {
-            cells.push(match &example.truth {
-                Some(truth) => heat_map(truth, &example.labels),
-                None => RgbImage::from_pixel(1, 1, IGNORED),
-            });
-        }
-        cells.push(heat_map(&example.probability, &example.labels));
-        cells.push(error_map(example));
         for (column, cell) in cells.iter().enumerate() {
             // Smoothing would invent probabilities and labels that nobody predicted or drew.
             let filter = if column == 0 && cell.width() > CELL {
@@ -90,19 +140,32 @@ pub fn save(examples: &[Example], title: &str, path: &Path) -> Result<()> {
         }
         y += LINE + height + GAP;
     }
-    legend(&mut canvas, y)?;
+    legend(&mut canvas, y, meanings)?;
     canvas.save(path)
 }
 
-fn legend(canvas: &mut Canvas, y: u32) -> Result<()> {
+/// A colour, what it means, and the width of these words in pixels.
+type Meaning = (Rgb<u8>, &'static str, u32);
+
+/// What the colours of a mask mean.
+const MASK: &[Meaning] = &[
+    (FOUND, "foreground", 92),
+    (LEFT_ALONE, "background", 94),
+    (IGNORED, "not counted", 96),
+];
+
+/// What the colours of a mask and of a map of errors mean.
+const ERRORS: &[Meaning] = &[
+    (FOUND, "foreground, found", 140),
+    (MISSED, "missed", 66),
+    (FALSE_ALARM, "false alarm", 94),
+    (LEFT_ALONE, "background", 94),
+    (IGNORED, "not counted", 96),
+];
+
+fn legend(canvas: &mut Canvas, y: u32, meanings: &[Meaning]) -> Result<()> {
     let mut x = GAP;
-    for (colour, meaning, width) in [
-        (FOUND, "found", 66),
-        (MISSED, "missed", 74),
-        (FALSE_ALARM, "false alarm", 106),
-        (LEFT_ALONE, "background", 106),
-        (IGNORED, "not counted", 110),
-    ] {
+    for &(colour, meaning, width) in meanings {
         canvas.paste(&RgbImage::from_pixel(12, 12, colour), x, y + 3);
         canvas.text(meaning, x + 17, y + 2, 13, INK)?;
         x += width + 14;
