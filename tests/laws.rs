@@ -1,5 +1,7 @@
 //! What holds for every row of the zoo, on random predictions.
 
+use std::fmt::Write as _;
+
 use candle_core::{DType, Device, Tensor};
 use dice_losses::{
     FocalCrossEntropy, Loss, LossSpec, Modulation, PerClass, Prediction, Reduction, Region,
@@ -667,16 +669,18 @@ fn zoo_as_markdown() -> String {
             .map(|name| format!("`{name}`"))
             .collect();
         let plus_plus = if row.plus_plus { "yes" } else { "" };
-        table += &format!(
-            "| {} | {} | {} | {plus_plus} | {} |\n",
+        let _ = writeln!(
+            table,
+            "| {} | {} | {} | {plus_plus} | {} |",
             names.join(", "),
             row.summary,
             list(row.parameters),
             row.citation
         );
     }
-    table += &format!(
-        "\nEvery loss with `++` also takes `gamma=2` behind `++`, and {}.\n",
+    let _ = writeln!(
+        table,
+        "\nEvery loss with `++` also takes `gamma=2` behind `++`, and {}.",
         list(REGION_PARAMETERS)
     );
     table

@@ -11,7 +11,7 @@ use crate::{
     batches::{Images, ahead},
     config::Experiment,
     data::Dataset,
-    metrics::{Evaluation, ImageRow, Pixels, Rule, Summary, Threshold},
+    metrics::{Confusion, Evaluation, ImageRow, Pixels, Rule, Summary, Threshold},
     phantom::entropy,
     raster::{Image, Labels},
     report::{examples::Example, table::number},
@@ -45,11 +45,14 @@ pub struct Report {
     pub truth: Option<Truth>,
 }
 
-/// What no model can do better than, where the true probabilities are known; in nats a pixel.
+/// What the true probabilities leave to any model, where they are known; entropy and floor in nats a pixel.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Truth {
     /// Mean entropy of the labels given the true probability: the expected NLL of a model that knows it.
     pub entropy: f64,
+    /// Mean Dice of the true probabilities themselves, foreground where they are above ½: labels are drawn from them, so
+    /// not even they hit every pixel.
+    pub dice: f64,
     /// The excess NLL that the image's noise leaves to the best estimator is at most this.
     pub noise_floor: f64,
 }
@@ -92,7 +95,7 @@ pub fn evaluate(
     let unet = load(folder, experiment, device)?;
     let images = Images::new(data, &experiment.preprocess);
     let mut evaluation = Evaluation::new(experiment.metrics.clone());
-    let mut entropies = Vec::new();
+    let (mut entropies, mut dices) = (Vec::new(), Vec::new());
     std::thread::scope(|scope| -> Result<()> {
         for pair in ahead(scope, data.split.test.iter(), |&index| images.both(index)) {
             let (sample, prepared) = pair?;
@@ -111,7 +114,12 @@ pub fn evaluate(
                 &pixels,
                 prepared.truth.as_deref(),
             )?;
-            entropies.extend(prepared.truth.as_deref().map(entropy));
+            if let Some(q) = prepared.truth.as_deref() {
+                entropies.push(entropy(q));
+                let best: Vec<u8> = q.iter().map(|&q| u8::from(q > 0.5)).collect();
+                let counts = Confusion::of_labels(&best, &prepared.labels.data, 1)?;
+                dices.extend(counts.dice(experiment.metrics.empty));
+            }
         }
         Ok(())
     })?;
@@ -130,7 +138,8 @@ pub fn evaluate(
         training_seconds: log.iter().map(|line: &EpochLine| line.seconds).sum(),
         summary: evaluation.summary(),
         truth: data.noise_floor()?.map(|floor| Truth {
-            entropy: entropies.iter().sum::<f64>() / entropies.len() as f64,
+            entropy: mean(&entropies),
+            dice: mean(&dices),
             noise_floor: floor.excess_nll,
         }),
     };
@@ -151,6 +160,10 @@ pub fn evaluate(
         shown,
         examples,
     })
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
 }
 
 /// Some images of the test set with what the network makes of them.

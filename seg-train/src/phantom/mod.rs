@@ -71,7 +71,7 @@ impl Default for PhantomConfig {
     /// Small enough to train on within minutes on two cores.
     fn default() -> Self {
         Self {
-            train: 64,
+            train: 128,
             val: 16,
             test: 32,
             structures: 8,

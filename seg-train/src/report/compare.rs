@@ -90,8 +90,9 @@ pub fn one(report: &Report) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "In nats a pixel: the true probabilities have an entropy of {}, which no model's expected NLL is below;\n\
-             the images' noise leaves the best estimator an excess NLL of at most {}.",
+            "The true probabilities themselves have a Dice of {} and an NLL of {} nats, which no model's expected NLL is \
+             below;\nthe images' noise leaves the best estimator an excess NLL of at most {}.",
+            number(truth.dice),
             number(truth.entropy),
             number(truth.noise_floor)
         );
@@ -281,6 +282,7 @@ mod tests {
             summary: evaluation.summary(),
             truth: Some(Truth {
                 entropy: 0.562_335,
+                dice: 0.9,
                 noise_floor: 0.0005,
             }),
         };
@@ -308,7 +310,7 @@ Brier                          lower  0.0625  0.0625 to 0.0625       3
 ECE                            lower  0.2500  0.2500 to 0.2500       3
 excess NLL over the truth      lower  0.0000  0.0000 to 0.0000       3
 ECE (all pixels as one lot)    lower  0.2500                 -  pooled
-In nats a pixel: the true probabilities have an entropy of 0.5623, which no model's expected NLL is below;
+The true probabilities themselves have a Dice of 0.9000 and an NLL of 0.5623 nats, which no model's expected NLL is below;
 the images' noise leaves the best estimator an excess NLL of at most 5.00e-4.
 "
         );
