@@ -285,7 +285,7 @@ mod tests {
             ),
             (
                 "data.phantom.val=0",
-                "data.phantom has train = 64, val = 0 and test = 32; expected at least 1 of each",
+                "data.phantom has train = 128, val = 0 and test = 32; expected at least 1 of each",
             ),
             ("lr=1", "unknown key `lr`; did you mean `recipe.sgd.lr`?"),
             (
