@@ -76,20 +76,15 @@ impl Tversky {
         beta: 1.0,
         smooth: 1e-7,
     };
-
-    fn weighted_errors(&self, stats: &RegionStats) -> Result<Tensor> {
-        (&stats.fp * self.alpha)? + (&stats.fn_ * self.beta)?
-    }
 }
 
 impl RegionIndex for Tversky {
     fn index(&self, stats: &RegionStats) -> Result<Tensor> {
-        let hits = (&stats.tp + self.smooth)?;
-        guard::ratio(&hits, &(&hits + self.weighted_errors(stats)?)?)
+        self.loss(stats)?.affine(-1.0, 1.0)
     }
 
     fn loss(&self, stats: &RegionStats) -> Result<Tensor> {
-        let errors = self.weighted_errors(stats)?;
+        let errors = ((&stats.fp * self.alpha)? + (&stats.fn_ * self.beta)?)?;
         guard::ratio(&errors, &((&stats.tp + &errors)? + self.smooth)?)
     }
 }

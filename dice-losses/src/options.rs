@@ -2,13 +2,18 @@
 
 use candle_core::{Result, bail};
 
-/// The classes a region loss looks at. A single channel is the foreground and always looked at.
+use crate::prediction::Activation;
+
+/// The classes a region loss looks at.
+///
+/// Channel 0 is the background where the classes exclude one another. Where each channel is a question of its own (a
+/// single channel, multi-label) there is no background: every channel is a foreground.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Classes {
     /// Every channel, the background too: what the paper's authors trained.
     #[default]
     All,
-    /// Every channel but 0: the paper's equations.
+    /// Every channel but the background's: the paper's equations.
     Foreground,
     /// These channels.
     Listed(Vec<usize>),
@@ -16,10 +21,13 @@ pub enum Classes {
 
 impl Classes {
     /// The channels chosen out of `channels`.
-    pub(crate) fn of(&self, channels: usize) -> Result<Vec<u32>> {
+    pub(crate) fn of(&self, channels: usize, activation: Activation) -> Result<Vec<u32>> {
         match self {
             Self::All => Ok((0..channels as u32).collect()),
-            Self::Foreground => Ok((u32::from(channels > 1)..channels as u32).collect()),
+            Self::Foreground => {
+                let first = u32::from(activation == Activation::Softmax);
+                Ok((first..channels as u32).collect())
+            }
             Self::Listed(listed) => {
                 if listed.is_empty() {
                     bail!("the list of classes is empty; name at least one, or take Classes::All");
@@ -28,6 +36,14 @@ impl Classes {
                     bail!(
                         "class {class} is listed, but the prediction has {channels} channels, 0 to {}",
                         channels - 1
+                    );
+                }
+                if let Some(class) =
+                    (1..listed.len()).find(|&at| listed[..at].contains(&listed[at]))
+                {
+                    bail!(
+                        "class {} is listed twice; it would count twice",
+                        listed[class]
                     );
                 }
                 Ok(listed.iter().map(|class| *class as u32).collect())
@@ -93,11 +109,11 @@ pub enum Reduction {
 pub enum PerClass {
     /// The same for all.
     All(f64),
-    /// One for channel 0, one for all others; a single channel is foreground.
+    /// One for the background, one for every foreground; see [`Classes`] for which is which.
     Split {
-        /// Of channel 0.
+        /// Of the background.
         background: f64,
-        /// Of every other channel.
+        /// Of every foreground.
         foreground: f64,
     },
     /// One a channel.
@@ -106,16 +122,24 @@ pub enum PerClass {
 
 impl PerClass {
     /// The number of each of `channels`.
-    pub(crate) fn of(&self, channels: usize, what: &str) -> Result<Vec<f64>> {
+    pub(crate) fn of(
+        &self,
+        channels: usize,
+        activation: Activation,
+        what: &str,
+    ) -> Result<Vec<f64>> {
         Ok(match self {
             Self::All(value) => vec![*value; channels],
-            Self::Split { foreground, .. } if channels == 1 => vec![*foreground],
             Self::Split {
                 background,
                 foreground,
-            } => (0..channels)
-                .map(|c| if c == 0 { *background } else { *foreground })
-                .collect(),
+            } => {
+                let mut values = vec![*foreground; channels];
+                if activation == Activation::Softmax {
+                    values[0] = *background;
+                }
+                values
+            }
             Self::Each(values) if values.len() == channels => values.clone(),
             Self::Each(values) => bail!(
                 "{} {what} are given for a prediction of {channels} channels; give one a channel",
@@ -170,6 +194,10 @@ mod tests {
         refuses(
             &zoo::dice().classes(Classes::Listed(vec![])),
             "the list of classes is empty; name at least one, or take Classes::All",
+        );
+        refuses(
+            &zoo::dice().classes(Classes::Listed(vec![1, 2, 1])),
+            "class 1 is listed twice; it would count twice",
         );
         refuses(
             &zoo::dice().class_weights([1.0, 2.0]),

@@ -68,8 +68,12 @@ impl Loss for FocalCrossEntropy {
         // The pixel's loss, summed over classes: [N, S] as a sum over S already, [N].
         let (sum, share) = match prediction.activation() {
             Activation::Softmax => {
-                let weights = self.weights.of(channels, "class weights")?;
-                let focus = self.focus.of(channels, "focal exponents")?;
+                let weights = self
+                    .weights
+                    .of(channels, Activation::Softmax, "class weights")?;
+                let focus = self
+                    .focus
+                    .of(channels, Activation::Softmax, "focal exponents")?;
                 (side(&field, &truth, &truth.y, &weights, &focus)?, 1.0)
             }
             Activation::Sigmoid => {
@@ -147,7 +151,7 @@ fn sides(values: &PerClass, channels: usize, what: &str) -> Result<(Vec<f64>, Ve
             Ok((vec![pair[0]], vec![pair[1]]))
         }
         other => other
-            .of(channels, what)
+            .of(channels, Activation::Sigmoid, what)
             .map(|values| (values.clone(), values)),
     }
 }

@@ -163,11 +163,14 @@ impl<I: RegionIndex> RegionLoss<I> {
     /// The losses `[N, C']`, and which of them count, 1 or 0.
     fn regions(&self, prediction: &Prediction, target: &Target) -> Result<(Tensor, Tensor)> {
         let (_, channels, _) = prediction.sizes()?;
-        let chosen = self.classes.of(channels)?;
+        let activation = prediction.activation();
+        let chosen = self.classes.of(channels, activation)?;
         let at =
             |values: Vec<f64>| -> Vec<f64> { chosen.iter().map(|c| values[*c as usize]).collect() };
-        let power = at(self.power.of(channels, "powers")?);
-        let weights = at(self.class_weights.of(channels, "class weights")?);
+        let power = at(self.power.of(channels, activation, "powers")?);
+        let weights = at(self
+            .class_weights
+            .of(channels, activation, "class weights")?);
         if let Some(power) = power
             .iter()
             .find(|power| !(**power > 0.0 && power.is_finite()))
