@@ -3,7 +3,9 @@
 use std::{
     fs,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
+    thread,
+    time::Duration,
 };
 
 use image::{GrayImage, Luma, Rgb, RgbImage};
@@ -27,7 +29,7 @@ fn succeeds(folder: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Runs the program, which must fail with this code and one line on standard error that has all these parts.
+/// Runs the program, which must fail with this code and one error line that has all these parts, the last it says.
 #[track_caller]
 fn fails(folder: &Path, code: i32, arguments: &[&str], parts: &[&str]) {
     let output = seg_train(folder, arguments);
@@ -38,6 +40,9 @@ fn fails(folder: &Path, code: i32, arguments: &[&str], parts: &[&str]) {
         .filter(|line| line.starts_with("error: "))
         .collect();
     assert_eq!(said.len(), 1, "{arguments:?}: {errors}");
+    assert_eq!(errors.lines().last(), Some(said[0]), "{errors}");
+    // Nothing has begun when the arguments make no sense, so there is nothing else to say.
+    assert!(code == 1 || errors.lines().count() == 1, "{errors}");
     assert!(
         !errors.contains("panicked") && !errors.contains("backtrace"),
         "{errors}"
@@ -187,6 +192,41 @@ fn equal_seeds_give_equal_bits_and_a_resumed_run_those_of_an_unbroken_one() {
     let metrics =
         |run: &str| fs::read_to_string(home.path().join(run).join("metrics.csv")).unwrap();
     assert_eq!(metrics("a"), metrics("d"));
+}
+
+/// Ctrl-C in the middle of a run: the program says how to go on, and going on ends with the bits of an unbroken run.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_goes_on_to_the_same_bits() {
+    let home = TempDir::new().unwrap();
+    let arguments = |out| with(TINY, &["--loss", "dice++", "--epochs", "40", "--out", out]);
+    succeeds(home.path(), &arguments("whole"));
+    let child = Command::new(env!("CARGO_BIN_EXE_seg-train-under-test"))
+        .args(arguments("cut"))
+        .current_dir(home.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The first line of the log: it has begun, and is far from done.
+    let log = home.path().join("cut/log.jsonl");
+    while !fs::metadata(&log).is_ok_and(|file| file.len() > 0) {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let pid = child.id().to_string();
+    let sent = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    assert!(sent.success());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("seg-train resume cut"), "{said}");
+    let epochs = fs::read_to_string(&log).unwrap().lines().count();
+    assert!(epochs < 40, "it was over before it could be interrupted");
+    succeeds(home.path(), &["resume", "cut"]);
+    for file in ["best.safetensors", "state.safetensors", "metrics.csv"] {
+        let bits = |run: &str| fs::read(home.path().join(run).join(file)).unwrap();
+        assert_eq!(bits("whole"), bits("cut"), "{file}");
+    }
 }
 
 #[test]

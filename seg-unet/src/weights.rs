@@ -2,19 +2,26 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs,
+    fs::{self, File},
+    io::Write as _,
     path::Path,
 };
 
 use candle_core::{DType, Device, Error, Result, Tensor, Var, safetensors};
 
-/// Writes to a sibling, then renames, so that a run killed meanwhile leaves the old file whole.
+/// Writes to a sibling, syncs it, then renames, so that a run killed meanwhile leaves the old file whole.
 pub(crate) fn save(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> {
     let mut sibling = path.as_os_str().to_owned();
     sibling.push(".part");
     let tensors: HashMap<String, Tensor> = tensors.into_iter().collect();
-    let written =
-        safetensors::save(&tensors, &sibling).and_then(|()| Ok(fs::rename(&sibling, path)?));
+    let written = ::safetensors::serialize(&tensors, None)
+        .map_err(Error::from)
+        .and_then(|bytes| {
+            let mut file = File::create(&sibling)?;
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            Ok(fs::rename(&sibling, path)?)
+        });
     written.map_err(|error| {
         let _ = fs::remove_file(&sibling); // a second failure adds nothing to the first
         Error::Msg(format!(
