@@ -1,1 +1,105 @@
-//! Region losses.
+//! Region losses for segmentation with [Candle](candle_core), and DSC++, which makes their probabilities mean something.
+//!
+//! Networks trained with the Dice loss segment well and are far too sure of themselves. Yeung et al. mend that with
+//! one exponent γ on the false-positive and false-negative terms. Here γ is a modifier that every loss of the Tversky
+//! family takes, and at γ = 1 it is exactly the plain loss.
+//!
+//! ```
+//! use dice_losses::{candle_core::{Device, Tensor}, dice, dice_pp};
+//!
+//! let logits = Tensor::randn(0f32, 1., (2, 3, 32, 32), &Device::Cpu)?; // [N, C, …], softmax inside
+//! let labels = Tensor::zeros((2, 32, 32), candle_core::DType::U8, &Device::Cpu)?; // [N, …] class numbers
+//! let plain = dice(&logits, &labels)?;
+//! let calibrated = dice_pp(&logits, &labels, 2.0)?;
+//! assert!(plain.to_scalar::<f32>()? <= 1.0 && calibrated.to_scalar::<f32>()? <= 1.0);
+//! assert_eq!(dice_pp(&logits, &labels, 1.0)?.to_scalar::<f32>()?, plain.to_scalar::<f32>()?);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
+//!
+//! # How it is made
+//!
+//! ```text
+//! Prediction × Target ─▶ RegionStats {tp, fp, fn_} [N, C] ─▶ RegionIndex ─▶ 1 − index ─▶ power ─▶ weights ─▶ Reduction
+//! ```
+//!
+//! Only [`RegionStats`] sees pixels, softmax and γ. A Tversky-family loss is a little algebra on three small tensors,
+//! so a loss of your own is one closure ([`RegionIndex`]) and has `++` for free. Pixel losses are
+//! [`FocalCrossEntropy`] with different settings, compounds a [`WeightedSum`]. The named losses are in [`zoo`]; as text
+//! they are a [`LossSpec`]:
+//!
+//! ```
+//! use dice_losses::LossSpec;
+//! let spec: LossSpec = "unified-focal++:gamma=3,delta=0.7".parse()?;
+//! assert_eq!(spec.gamma(), Some(3.0));
+//! # Ok::<(), dice_losses::SpecError>(())
+//! ```
+//!
+//! # What is guaranteed
+//!
+//! Value and gradient are finite for every γ > 0, for powers below 1, for saturated logits, empty and full masks, and
+//! with all pixels ignored; sums are made in f64 where the device has it, whatever the input's dtype. Where a
+//! derivative has a pole, [`guard`] says what is done.
+//!
+//! # Scope
+//!
+//! Losses that are algebra on the sums of one pass over the pixels. Lovász, Wasserstein, boundary and Hausdorff
+//! distances, clDice, top-k and losses on calibration errors are not, and are not here.
+
+pub use candle_core;
+
+mod field;
+pub mod guard;
+mod index;
+mod loss;
+mod options;
+mod pixel;
+mod prediction;
+mod region;
+pub mod spec;
+mod stats;
+mod sum;
+mod target;
+pub mod zoo;
+
+pub use index::{RegionIndex, Tversky};
+pub use loss::Loss;
+pub use options::{ClassReduction, Classes, EmptyRegion, PerClass, Reduction, Region};
+pub use pixel::FocalCrossEntropy;
+pub use prediction::{Activation, Prediction, Scale};
+pub use region::RegionLoss;
+pub use spec::{LossSpec, SpecError};
+pub use stats::{Modulation, RegionStats};
+pub use sum::WeightedSum;
+pub use target::Target;
+
+use candle_core::{Result, Tensor};
+
+/// The Dice loss with every choice at its default: [`zoo::dice`].
+///
+/// Logits `[N, C, …]`; labels as class numbers `[N, …]` or one-hot `[N, C, …]`. A scalar in `[0, 1]`.
+///
+/// # Errors
+///
+/// If shapes or labels do not fit.
+pub fn dice(prediction: impl Into<Prediction>, target: impl Into<Target>) -> Result<Tensor> {
+    zoo::dice().loss(&prediction.into(), &target.into())
+}
+
+/// The DSC++ loss (paper, Eq. 9) with every choice at its default: [`zoo::dice`] with `gamma`. The paper takes 2.
+///
+/// # Errors
+///
+/// If shapes or labels do not fit, or `gamma` is not a positive number.
+pub fn dice_pp(
+    prediction: impl Into<Prediction>,
+    target: impl Into<Target>,
+    gamma: f64,
+) -> Result<Tensor> {
+    zoo::dice()
+        .plus_plus(gamma)
+        .loss(&prediction.into(), &target.into())
+}
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

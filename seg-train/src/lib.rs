@@ -1,8 +1,24 @@
 //! The reference trainer of `dice-losses`: the DSC++ paper's recipe, data sets, metrics and reports.
 
 pub mod augment;
+pub mod batches;
+pub mod cli;
+pub mod config;
 pub mod data;
+pub mod evaluate;
+pub mod metrics;
+pub mod optim;
+pub mod phantom;
+pub mod predict;
 pub mod preprocess;
+pub mod progress;
 pub mod raster;
+pub mod report;
 pub mod resample;
 pub mod rng;
+pub mod run_folder;
+pub mod schedule;
+pub mod state;
+pub mod stats;
+mod threads;
+pub mod train;

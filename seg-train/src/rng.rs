@@ -35,7 +35,10 @@ pub enum Purpose {
 /// ```
 pub fn stream(seed: u64, purpose: Purpose, epoch: u64, sample: u64) -> ChaCha8Rng {
     let mut key = [0; 32];
-    for (part, value) in key.chunks_exact_mut(8).zip([seed, purpose as u64, epoch, sample]) {
+    for (part, value) in key
+        .chunks_exact_mut(8)
+        .zip([seed, purpose as u64, epoch, sample])
+    {
         part.copy_from_slice(&value.to_le_bytes());
     }
     ChaCha8Rng::from_seed(key)

@@ -6,6 +6,7 @@ use anyhow::{Error, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{kinds::Kind, mask::MaskValues};
+use crate::phantom::PhantomConfig;
 
 /// A data set and the options of `folder`.
 ///
@@ -39,6 +40,9 @@ pub struct DataConfig {
     /// into one part of the split. Default: each image is a patient of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patient_until: Option<String>,
+    /// `phantom` only: what its images look like. Default: [`PhantomConfig::default`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phantom: Option<PhantomConfig>,
 }
 
 impl Default for DataConfig {
@@ -51,6 +55,7 @@ impl Default for DataConfig {
             classes: 2,
             mask_suffix: String::new(),
             patient_until: None,
+            phantom: None,
         }
     }
 }
@@ -69,6 +74,13 @@ impl DataConfig {
             kind: *kind,
             path: self.path.clone(),
             ..Self::default()
+        };
+        if self.phantom.is_some() && kind.row().name != "phantom" {
+            bail!("data.phantom says what the built-in images look like; {kind} reads its own");
+        }
+        let plain = Self {
+            phantom: self.phantom.clone(),
+            ..plain
         };
         if kind.row().name != "folder" && *self != plain {
             bail!(

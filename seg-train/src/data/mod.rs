@@ -20,7 +20,10 @@ mod tiff;
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 
-use crate::raster::{Image, Labels};
+use crate::{
+    phantom::{self, NoiseFloor, PhantomConfig},
+    raster::{Image, Labels},
+};
 
 pub use config::DataConfig;
 pub use kinds::{KINDS, Kind, Row};
@@ -67,6 +70,11 @@ enum Source {
         items: Vec<Item>,
         values: MaskValues,
     },
+    Phantom {
+        config: PhantomConfig,
+        size: [usize; 2],
+        seed: u64,
+    },
 }
 
 impl Dataset {
@@ -78,6 +86,9 @@ impl Dataset {
     pub fn open(config: &DataConfig, seed: u64) -> Result<Self> {
         config.check()?;
         let row = config.kind.row();
+        if matches!(row.layout, Layout::Generated) {
+            return Self::phantom(config.phantom.clone().unwrap_or_default(), row, seed);
+        }
         if !config.path.is_dir() {
             anyhow::bail!(
                 "there is no folder {}; {} is read from {}",
@@ -108,10 +119,63 @@ impl Dataset {
         })
     }
 
+    /// The built-in data set, its images at their usual size.
+    fn phantom(config: PhantomConfig, row: &Row, seed: u64) -> Result<Self> {
+        let PhantomConfig {
+            train, val, test, ..
+        } = config;
+        if [train, val, test].contains(&0) {
+            anyhow::bail!(
+                "data.phantom has train = {train}, val = {val} and test = {test}; expected at least 1 of each"
+            );
+        }
+        let split = Split {
+            train: (0..train).collect(),
+            val: (train..train + val).collect(),
+            test: (train + val..train + val + test).collect(),
+        };
+        let source = Source::Phantom {
+            config,
+            size: row.size,
+            seed,
+        };
+        Ok(Self {
+            name: row.name.into(),
+            channels: 1,
+            classes: 2,
+            split,
+            source,
+        })
+    }
+
+    /// The same data set with generated images of this height and width; images from files have the size they have.
+    #[must_use]
+    pub fn at_size(mut self, new: [usize; 2]) -> Self {
+        if let Source::Phantom { size, .. } = &mut self.source {
+            *size = new;
+        }
+        self
+    }
+
+    /// Where images are generated, the excess NLL over the true probabilities that their noise leaves to the best
+    /// estimator, at most.
+    ///
+    /// # Errors
+    /// The settings make no image.
+    pub fn noise_floor(&self) -> Result<Option<NoiseFloor>> {
+        match &self.source {
+            Source::Phantom { config, size, seed } => {
+                phantom::noise_floor(config, *size, *seed).map(Some)
+            }
+            Source::Files { .. } => Ok(None),
+        }
+    }
+
     /// Number of images.
     pub fn len(&self) -> usize {
         match &self.source {
             Source::Files { items, .. } => items.len(),
+            Source::Phantom { config, .. } => config.train + config.val + config.test,
         }
     }
 
@@ -126,6 +190,20 @@ impl Dataset {
     /// There is no image `i`, or a file cannot be decoded; the sentence names the file.
     pub fn load(&self, i: usize) -> Result<Sample> {
         match &self.source {
+            Source::Phantom { config, size, seed } => {
+                let phantom::Phantom {
+                    id,
+                    image,
+                    labels,
+                    truth,
+                } = phantom::sample(config, *size, *seed, i)?;
+                Ok(Sample {
+                    id,
+                    image,
+                    labels,
+                    truth: Some(truth),
+                })
+            }
             Source::Files { items, values } => {
                 let item = items.get(i).with_context(|| {
                     format!("there is no image {i}: the data set has {}", items.len())

@@ -1,0 +1,215 @@
+//! Probabilities a pixel, in the form in which nothing cancels: the only code that knows softmax and sigmoid.
+
+use candle_core::{D, DType, Device, Result, Tensor, bail};
+
+use crate::{
+    guard,
+    prediction::{Activation, Prediction, Scale},
+    target::Truth,
+};
+
+/// For every class and pixel `[N, C, S]` the probability `p` and its complement `q = 1 − p`.
+///
+/// From logits both are functions of the log-odds `u` of the class against all others, `p = σ(u)` and `q = σ(−u)`.
+/// A pixel the network is sure of has `q = e^{−u}`, where `1 − p` would be 0 or a rounding error; and automatic
+/// differentiation of this form never subtracts two nearly equal numbers, so the gradient at a confidently wrong
+/// pixel has all its digits, however small it is.
+pub(crate) enum Field {
+    LogOdds { log_p: Tensor, log_q: Tensor },
+    Probabilities { p: Tensor, q: Tensor },
+}
+
+/// The dtype of sums and of the algebra on them.
+///
+/// Half precision saturates at 65,504 (or loses everything below 1/256 of the sum) over one 512² image, and f32
+/// loses four digits; f64 is used wherever the device has it.
+pub(crate) fn working_dtype(device: &Device) -> DType {
+    if device.is_metal() {
+        DType::F32
+    } else {
+        DType::F64
+    }
+}
+
+impl Field {
+    pub(crate) fn new(prediction: &Prediction, truth: &Truth) -> Result<Self> {
+        let (n, c, s) = prediction.sizes()?;
+        let dtype = truth.y.dtype();
+        let mut values = prediction.values().reshape((n, c, s))?.to_dtype(dtype)?;
+        if let Some(mask) = &truth.mask {
+            // Not a product with the mask: NaN · 0 is NaN.
+            let counts = mask.ne(0f64)?.broadcast_as(values.shape())?;
+            values = counts.where_cond(&values, &values.zeros_like()?)?;
+        }
+        match prediction.scale() {
+            Scale::Probabilities => {
+                check_probabilities(&values)?;
+                // The slack is taken off the value alone, so that a gradient still flows.
+                let at = values.detach();
+                let values = (&values + (at.clamp(0.0, 1.0)? - &at)?)?;
+                let q = values.affine(-1.0, 1.0)?;
+                Ok(Self::Probabilities { p: values, q })
+            }
+            Scale::Logits => {
+                let u = log_odds(&values, prediction.activation())?;
+                Ok(Self::LogOdds {
+                    log_p: softplus(&u.neg()?)?.neg()?,
+                    log_q: softplus(&u)?.neg()?,
+                })
+            }
+        }
+    }
+
+    /// `p`.
+    pub(crate) fn p(&self) -> Result<Tensor> {
+        match self {
+            Self::LogOdds { log_p, .. } => log_p.exp(),
+            Self::Probabilities { p, .. } => Ok(p.clone()),
+        }
+    }
+
+    /// `p^k`.
+    pub(crate) fn p_power(&self, k: f64) -> Result<Tensor> {
+        match self {
+            Self::LogOdds { log_p, .. } => (log_p * k)?.exp(),
+            Self::Probabilities { p, .. } => guard::power(p, k),
+        }
+    }
+
+    /// `ln p`.
+    pub(crate) fn log_p(&self) -> Result<Tensor> {
+        match self {
+            Self::LogOdds { log_p, .. } => Ok(log_p.clone()),
+            Self::Probabilities { p, .. } => guard::ln(p),
+        }
+    }
+
+    /// The same with `p` and `q` exchanged: the probabilities of "not this class".
+    pub(crate) fn complement(&self) -> Self {
+        match self {
+            Self::LogOdds { log_p, log_q } => Self::LogOdds {
+                log_p: log_q.clone(),
+                log_q: log_p.clone(),
+            },
+            Self::Probabilities { p, q } => Self::Probabilities {
+                p: q.clone(),
+                q: p.clone(),
+            },
+        }
+    }
+}
+
+/// `ln(1 + e^x)`, without overflow, and with every digit of its derivative σ(x) where that is tiny.
+///
+/// The kink of each half adds up to the true derivative ½ at 0, where Candle's `relu` and `abs` have derivative 1.
+fn softplus(x: &Tensor) -> Result<Tensor> {
+    x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?
+}
+
+/// Log-odds of each class against the rest, `[N, C, S]`: `u_c = z_c − ln Σ_{k≠c} e^{z_k}`.
+fn log_odds(z: &Tensor, activation: Activation) -> Result<Tensor> {
+    let (n, c, s) = z.dims3()?;
+    match (activation, c) {
+        (Activation::Sigmoid, _) => Ok(z.clone()),
+        (Activation::Softmax, 1) => bail!(
+            "a softmax over one channel is 1 everywhere; one channel is a sigmoid's, which Prediction::logits takes it for"
+        ),
+        (Activation::Softmax, 2) => {
+            let u = (z.narrow(1, 1, 1)? - z.narrow(1, 0, 1)?)?;
+            Tensor::cat(&[&u.neg()?, &u], 1)
+        }
+        (Activation::Softmax, _) => {
+            let others: Vec<u32> = (0..c as u32)
+                .flat_map(|c1| (0..c as u32).filter(move |&k| k != c1))
+                .collect();
+            let others = Tensor::new(others, z.device())?;
+            let rest = z.index_select(&others, 1)?.reshape((n, c, c - 1, s))?;
+            // Any constant serves as the shift, so it is left out of the graph: Candle gives tied maxima 1 each.
+            let shift = rest.detach().max_keepdim(2)?;
+            let sum = rest.broadcast_sub(&shift)?.exp()?.sum(2)?;
+            z - (sum.log()? + shift.squeeze(2)?)?
+        }
+    }
+}
+
+/// Logits passed for probabilities are the commonest mistake; read back on the CPU only, as it would stall a device.
+fn check_probabilities(p: &Tensor) -> Result<()> {
+    // A softmax in half precision may exceed 1 by its rounding.
+    const SLACK: f64 = 1e-3;
+    if !matches!(p.device(), Device::Cpu) || p.elem_count() == 0 {
+        return Ok(());
+    }
+    for extreme in [p.detach().min_all()?, p.detach().max_all()?] {
+        let extreme = extreme.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        if !(-SLACK..=1.0 + SLACK).contains(&extreme) {
+            bail!(
+                "probabilities lie in [0, 1], found {extreme}; pass logits as Prediction::logits"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Sum over the last dimension in blocks, so that the rounding error of an f32 sum grows with the block, not the image.
+pub(crate) fn block_sum(x: &Tensor) -> Result<Tensor> {
+    const BLOCK: usize = 1024;
+    let s = x.dim(D::Minus1)?;
+    if x.dtype() == DType::F64 || s <= BLOCK {
+        return x.sum(D::Minus1);
+    }
+    let whole = s / BLOCK * BLOCK;
+    let mut dims = x.dims().to_vec();
+    dims.pop();
+    dims.extend([whole / BLOCK, BLOCK]);
+    let blocks = block_sum(
+        &x.narrow(D::Minus1, 0, whole)?
+            .contiguous()?
+            .reshape(dims)?
+            .sum(D::Minus1)?,
+    )?;
+    if whole == s {
+        Ok(blocks)
+    } else {
+        blocks + x.narrow(D::Minus1, whole, s - whole)?.sum(D::Minus1)?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_f32_sum_keeps_its_digits() {
+        // Candle's own f32 sum of 2^21 tenths is off by 6e-4.
+        let x = Tensor::full(0.1f32, (1, 1, (1 << 21) + 3), &Device::Cpu).unwrap();
+        let sum = block_sum(&x)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap()[0];
+        let exact = f64::from(0.1f32) * f64::from((1 << 21) + 3);
+        assert!(
+            (f64::from(sum) / exact - 1.0).abs() < 1e-6,
+            "{sum}, exact {exact}"
+        );
+    }
+
+    #[test]
+    fn the_derivative_of_softplus_at_its_kink_is_a_half() {
+        let x = candle_core::Var::from_tensor(&Tensor::zeros(1, DType::F64, &Device::Cpu).unwrap())
+            .unwrap();
+        let gradients = softplus(&x).unwrap().backward().unwrap();
+        assert_eq!(gradients.get(&x).unwrap().to_vec1::<f64>().unwrap(), [0.5]);
+    }
+
+    #[test]
+    fn a_softmax_of_one_channel_is_refused() {
+        let z = Tensor::zeros((1, 1, 3), DType::F64, &Device::Cpu).unwrap();
+        let error = log_odds(&z, Activation::Softmax).unwrap_err().to_string();
+        assert_eq!(
+            error.lines().next().unwrap(),
+            "a softmax over one channel is 1 everywhere; one channel is a sigmoid's, which Prediction::logits takes it for"
+        );
+    }
+}

@@ -1,0 +1,244 @@
+//! Region losses: the order of operations, the same for all of them.
+
+use candle_core::{Result, Tensor, bail};
+
+use crate::{
+    guard,
+    index::RegionIndex,
+    loss::Loss,
+    options::{ClassReduction, Classes, EmptyRegion, PerClass, Reduction, Region},
+    prediction::Prediction,
+    stats::{Modulation, RegionStats},
+    target::Target,
+};
+
+/// A loss made of an index over regions.
+///
+/// Statistics → loss of the index → empty regions → power → class weights → reduction over classes → reduction over
+/// items. Each step is a named choice; the defaults are what the paper's authors trained: all classes, each item by
+/// itself, means over classes and items. (What an empty region costs is the exception: [`EmptyRegion`] says why.)
+///
+/// ```
+/// use dice_losses::{Classes, Loss, Region, RegionLoss, Tversky, candle_core::{Device, Tensor}};
+/// let tversky_pp = RegionLoss::new(Tversky { alpha: 0.3, beta: 0.7, ..Tversky::DICE })
+///     .plus_plus(2.0)
+///     .classes(Classes::Foreground)
+///     .region(Region::Batch);
+/// let logits = Tensor::new(&[[[0f64, 0.], [0., 0.]]], &Device::Cpu)?; // p = ½ everywhere
+/// let labels = Tensor::new(&[[0u8, 1]], &Device::Cpu)?;
+/// // TP = ½, FP = FN = ¼: (0.3 + 0.7)/4 of 1/2 + 1/4 is 1/3.
+/// let loss = tversky_pp.loss(&(&logits).into(), &(&labels).into())?.to_scalar::<f64>()?;
+/// assert!((loss - 1.0 / 3.0).abs() < 1e-6);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct RegionLoss<I> {
+    index: I,
+    modulation: Modulation,
+    power: PerClass,
+    class_weights: PerClass,
+    classes: Classes,
+    class_reduction: ClassReduction,
+    region: Region,
+    empty: EmptyRegion,
+    reduction: Reduction,
+}
+
+impl<I: RegionIndex> RegionLoss<I> {
+    /// The loss `1 − index`, with every choice at its default.
+    pub fn new(index: I) -> Self {
+        Self {
+            index,
+            modulation: Modulation::Plain,
+            power: PerClass::All(1.0),
+            class_weights: PerClass::All(1.0),
+            classes: Classes::default(),
+            class_reduction: ClassReduction::default(),
+            region: Region::default(),
+            empty: EmptyRegion::default(),
+            reduction: Reduction::default(),
+        }
+    }
+
+    /// The same choices with another index.
+    pub(crate) fn map_index<J>(self, f: impl FnOnce(I) -> J) -> RegionLoss<J> {
+        let Self {
+            index,
+            modulation,
+            power,
+            class_weights,
+            classes,
+            class_reduction,
+            region,
+            empty,
+            reduction,
+        } = self;
+        RegionLoss {
+            index: f(index),
+            modulation,
+            power,
+            class_weights,
+            classes,
+            class_reduction,
+            region,
+            empty,
+            reduction,
+        }
+    }
+
+    /// The `++` variant: γ on the false positives and false negatives (paper, Eq. 9). γ = 1 is the plain loss.
+    ///
+    /// γ must be a positive number; the loss reports it otherwise.
+    #[must_use]
+    pub fn plus_plus(self, gamma: f64) -> Self {
+        self.modulation(Modulation::from_gamma(gamma))
+    }
+
+    /// Sets how errors are modulated, for those who want the general power even at γ = 1.
+    #[must_use]
+    pub fn modulation(mut self, modulation: Modulation) -> Self {
+        self.modulation = modulation;
+        self
+    }
+
+    /// The outer exponent of each class's loss: focal Tversky's 1/γ in the paper's Eq. 17. Above 0.
+    #[must_use]
+    pub fn power(mut self, power: impl Into<PerClass>) -> Self {
+        self.power = power.into();
+        self
+    }
+
+    /// A factor on each class's loss. The mean over classes divides by their number, not by the weights' sum.
+    #[must_use]
+    pub fn class_weights(mut self, weights: impl Into<PerClass>) -> Self {
+        self.class_weights = weights.into();
+        self
+    }
+
+    /// Which classes count.
+    #[must_use]
+    pub fn classes(mut self, classes: Classes) -> Self {
+        self.classes = classes;
+        self
+    }
+
+    /// Mean or sum over the classes.
+    #[must_use]
+    pub fn class_reduction(mut self, reduction: ClassReduction) -> Self {
+        self.class_reduction = reduction;
+        self
+    }
+
+    /// Each item by itself or the whole batch.
+    #[must_use]
+    pub fn region(mut self, region: Region) -> Self {
+        self.region = region;
+        self
+    }
+
+    /// What a region without truth costs.
+    #[must_use]
+    pub fn empty(mut self, empty: EmptyRegion) -> Self {
+        self.empty = empty;
+        self
+    }
+
+    /// Mean, sum or one loss an item.
+    #[must_use]
+    pub fn reduction(mut self, reduction: Reduction) -> Self {
+        self.reduction = reduction;
+        self
+    }
+
+    /// The loss of every region before any reduction, weighted: `[N, C']`, or `[1, C']` over a whole batch, with `C'`
+    /// the classes chosen.
+    ///
+    /// # Errors
+    ///
+    /// As [`Loss::evaluate`].
+    pub fn per_region(&self, prediction: &Prediction, target: &Target) -> Result<Tensor> {
+        Ok(self.regions(prediction, target)?.0)
+    }
+
+    /// The losses `[N, C']`, and which of them count, 1 or 0.
+    fn regions(&self, prediction: &Prediction, target: &Target) -> Result<(Tensor, Tensor)> {
+        let (_, channels, _) = prediction.sizes()?;
+        let chosen = self.classes.of(channels)?;
+        let at =
+            |values: Vec<f64>| -> Vec<f64> { chosen.iter().map(|c| values[*c as usize]).collect() };
+        let power = at(self.power.of(channels, "powers")?);
+        let weights = at(self.class_weights.of(channels, "class weights")?);
+        if let Some(power) = power
+            .iter()
+            .find(|power| !(**power > 0.0 && power.is_finite()))
+        {
+            bail!("the power of a region loss must be a positive number, found {power}");
+        }
+
+        let stats = RegionStats::new(prediction, target, self.modulation, self.region)?;
+        let stats = stats.select(&Tensor::new(chosen.as_slice(), stats.tp.device())?)?;
+        let loss = self.index.loss(&stats)?;
+        let empty = stats.volume.eq(0f64)?;
+        let present = empty.eq(0u8)?.to_dtype(loss.dtype())?;
+        let (loss, counts) = match self.empty {
+            EmptyRegion::Ratio => (loss, present.ones_like()?),
+            EmptyRegion::Zero => (
+                empty.where_cond(&loss.zeros_like()?, &loss)?,
+                present.ones_like()?,
+            ),
+            EmptyRegion::One => (
+                empty.where_cond(&loss.ones_like()?, &loss)?,
+                present.ones_like()?,
+            ),
+            EmptyRegion::Skip => (empty.where_cond(&loss.zeros_like()?, &loss)?, present),
+            EmptyRegion::Penalty => {
+                let penalty = guard::ratio(&stats.predicted, &stats.pixels)?;
+                (empty.where_cond(&penalty, &loss)?, present.ones_like()?)
+            }
+        };
+        let loss = each_power(&loss, &power)?;
+        let loss = if weights.iter().all(|w| *w == 1.0) {
+            loss
+        } else {
+            loss.broadcast_mul(
+                &Tensor::new(weights, loss.device())?
+                    .to_dtype(loss.dtype())?
+                    .unsqueeze(0)?,
+            )?
+        };
+        Ok((loss, counts))
+    }
+}
+
+impl<I: RegionIndex> Loss for RegionLoss<I> {
+    fn evaluate(&self, prediction: &Prediction, target: &Target) -> Result<Tensor> {
+        let (loss, counts) = self.regions(prediction, target)?;
+        let (sum, classes) = (loss.sum(1)?, counts.sum(1)?);
+        let items = match self.class_reduction {
+            ClassReduction::Sum => sum,
+            ClassReduction::Mean => guard::ratio(&sum, &classes)?,
+        };
+        match self.reduction {
+            Reduction::None => Ok(items),
+            Reduction::Sum => items.sum_all(),
+            // An item of which every region was skipped is no item.
+            Reduction::Mean => guard::ratio(
+                &items.sum_all()?,
+                &classes.ne(0f64)?.to_dtype(items.dtype())?.sum_all()?,
+            ),
+        }
+    }
+}
+
+/// Each column `c` of `x` to the power `powers[c]`.
+fn each_power(x: &Tensor, powers: &[f64]) -> Result<Tensor> {
+    if powers.windows(2).all(|pair| pair[0] == pair[1]) {
+        return guard::power(x, powers[0]);
+    }
+    let columns: Result<Vec<Tensor>> = powers
+        .iter()
+        .enumerate()
+        .map(|(c, k)| guard::power(&x.narrow(1, c, 1)?, *k))
+        .collect();
+    Tensor::cat(&columns?, 1)
+}

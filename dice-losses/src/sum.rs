@@ -1,0 +1,67 @@
+//! Compound losses.
+
+use std::fmt;
+
+use candle_core::{Result, Tensor};
+
+use crate::{loss::Loss, prediction::Prediction, target::Target};
+
+/// A weighted sum of losses and a constant.
+///
+/// ```
+/// use dice_losses::{Loss, WeightedSum, zoo, candle_core::{Device, Tensor}};
+/// let dice_ce = WeightedSum::new(0.0).plus(1.0, zoo::dice().plus_plus(2.0)).plus(1.0, zoo::cross_entropy());
+/// let logits = Tensor::new(&[[[30f64, -30.], [-30., 30.]]], &Device::Cpu)?;
+/// let labels = Tensor::new(&[[0u8, 1]], &Device::Cpu)?;
+/// assert!(dice_ce.loss(&(&logits).into(), &(&labels).into())?.to_scalar::<f64>()? < 1e-12);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+#[derive(Default)]
+pub struct WeightedSum {
+    constant: f64,
+    terms: Vec<(f64, Box<dyn Loss>)>,
+}
+
+impl WeightedSum {
+    /// The constant alone. (Combo has one: Eq. 13 of the paper is −(1 − α) at a perfect prediction.)
+    pub fn new(constant: f64) -> Self {
+        Self {
+            constant,
+            terms: Vec::new(),
+        }
+    }
+
+    /// Adds a loss with a weight. All losses of a sum must be reduced alike.
+    #[must_use]
+    pub fn plus(mut self, weight: f64, loss: impl Loss + 'static) -> Self {
+        self.terms.push((weight, Box::new(loss)));
+        self
+    }
+}
+
+impl fmt::Debug for WeightedSum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let weights: Vec<f64> = self.terms.iter().map(|(weight, _)| *weight).collect();
+        f.debug_struct("WeightedSum")
+            .field("constant", &self.constant)
+            .field("weights", &weights)
+            .finish()
+    }
+}
+
+impl Loss for WeightedSum {
+    fn evaluate(&self, prediction: &Prediction, target: &Target) -> Result<Tensor> {
+        let mut sum: Option<Tensor> = None;
+        for (weight, loss) in &self.terms {
+            let term = (loss.evaluate(prediction, target)? * *weight)?;
+            sum = Some(match sum {
+                Some(sum) => (sum + term)?,
+                None => term,
+            });
+        }
+        match sum {
+            Some(sum) => sum + self.constant,
+            None => Tensor::new(self.constant, prediction.values().device()),
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The command line: what can be asked, and how the answer ends.
+//!
+//! Exit code 0 is success, 1 bad data or a failed run, 2 bad usage, 130 a run that was asked to stop. Every error is one
+//! line on standard error that begins with `error: `.
+
+mod data;
+mod eval;
+mod losses;
+mod predict;
+mod train;
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Layers;
+
+/// Trains, evaluates and reports segmentation networks: the recipe of the DSC++ paper, with any loss of its zoo.
+///
+/// Without a subcommand it trains: `seg-train --loss focal-tversky++` works as it stands, on a built-in data set whose
+/// true probabilities are known. Several `--loss` train one network each from the same seed, and compare them.
+#[derive(Debug, Parser)]
+#[command(name = "seg-train", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    train: TrainArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Evaluate a run's best checkpoint on the test set
+    Eval(EvalArgs),
+    /// Segment images the network has never seen: a mask and a map of probabilities for each
+    Predict(PredictArgs),
+    /// Go on with a run that was interrupted, from its last completed epoch
+    Resume(ResumeArgs),
+    /// The table of losses that --loss understands
+    Losses,
+    /// The table of data sets that --data understands
+    Data,
+}
+
+/// What a training run can be told. Whatever is not said here comes from `--config`, and what is not said there from the
+/// preset.
+#[derive(Args, Clone, Debug, Default)]
+struct TrainArgs {
+    /// Loss to train with, such as dice++ or tversky++:gamma=2,alpha=0.3; name several to compare them
+    #[arg(long, value_name = "SPEC")]
+    loss: Vec<String>,
+    /// Data set: phantom (built in), or KIND:PATH; `seg-train data` lists the kinds
+    #[arg(long, value_name = "KIND:PATH")]
+    data: Option<String>,
+    /// Where to start from: phantom, paper or authors [default: phantom for the phantom, else paper]
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
+    /// Height and width the network sees, such as 256x256
+    #[arg(long, value_name = "HxW")]
+    size: Option<String>,
+    /// Seed of everything random
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Epochs at most
+    #[arg(long, value_name = "N")]
+    epochs: Option<usize>,
+    /// Images a step
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Folder to write to: new or empty [default: runs/DATA-LOSS-SEED]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// Experiment in TOML, whole or in part; a run's run.toml will do
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// One key of the experiment, such as unet.width=16; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl TrainArgs {
+    fn layers(&self) -> Layers {
+        Layers {
+            preset: self.preset.clone(),
+            config: self.config.clone(),
+            data: self.data.clone(),
+            size: self.size.clone(),
+            seed: self.seed,
+            epochs: self.epochs,
+            batch: self.batch,
+            device: self.device.clone(),
+            set: self.set.clone(),
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+struct EvalArgs {
+    /// Folder of the run
+    run: PathBuf,
+    /// Foreground is where its probability is at least this [default: the more probable class]
+    #[arg(long, value_name = "T", value_parser = threshold)]
+    threshold: Option<f64>,
+    /// Another data set, whose test set is used
+    #[arg(long, value_name = "KIND:PATH")]
+    data: Option<String>,
+    /// cpu, cuda or cuda:N [default: the run's]
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+}
+
+#[derive(Args, Debug)]
+struct PredictArgs {
+    /// Folder of the run
+    run: PathBuf,
+    /// Images, or folders of images
+    #[arg(required = true, value_name = "INPUT")]
+    inputs: Vec<PathBuf>,
+    /// Folder for the masks and maps; made when missing
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Foreground is where its probability is at least this
+    #[arg(long, value_name = "T", default_value = "0.5", value_parser = threshold)]
+    threshold: f64,
+    /// cpu, cuda or cuda:N [default: the run's]
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+}
+
+#[derive(Args, Debug)]
+struct ResumeArgs {
+    /// Folder of the run
+    run: PathBuf,
+}
+
+fn threshold(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|t| (0.0..=1.0).contains(t))
+        .ok_or_else(|| "a threshold is a number from 0 to 1".into())
+}
+
+/// How a command can fail.
+#[derive(Debug)]
+enum Failure {
+    /// What was asked makes no sense.
+    Usage(String),
+    /// It made sense and did not work.
+    Failed(anyhow::Error),
+    /// The user stopped it; the note says how to go on.
+    Stopped(String),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// For `map_err`: the error is one of usage.
+fn usage(error: impl std::fmt::Display) -> Failure {
+    Failure::Usage(format!("{error:#}"))
+}
+
+/// Runs the program on the process's own arguments.
+pub fn main() -> ExitCode {
+    crate::threads::settle();
+    run(std::env::args_os())
+}
+
+/// Runs the program on given arguments, the first of which is its name.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => return fail(2, &first_lines(&error.to_string())),
+        // --help and --version arrive as errors too; there is nobody left to tell when they cannot be printed.
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+    };
+    let result = match cli.command {
+        None => train::run(&cli.train),
+        Some(Command::Eval(args)) => eval::run(&args),
+        Some(Command::Predict(args)) => predict::run(&args),
+        Some(Command::Resume(args)) => train::resume(&args.run),
+        Some(Command::Losses) => {
+            losses::run();
+            Ok(())
+        }
+        Some(Command::Data) => {
+            data::run();
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(message)) => fail(2, &message),
+        Err(Failure::Failed(error)) => fail(1, &format!("{error:#}")),
+        Err(Failure::Stopped(note)) => {
+            eprintln!("{note}");
+            ExitCode::from(130)
+        }
+    }
+}
+
+fn fail(code: u8, message: &str) -> ExitCode {
+    eprintln!("error: {}", one_line(message));
+    ExitCode::from(code)
+}
+
+/// A message on one line: causes from elsewhere may bring their own line breaks.
+fn one_line(message: &str) -> String {
+    message
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join("; ")
+        .replace(":; ", ": ")
+}
+
+/// Clap's message and its tips, without the usage lines that follow.
+fn first_lines(message: &str) -> String {
+    let message = message.strip_prefix("error: ").unwrap_or(message);
+    message
+        .split("\n\nUsage:")
+        .next()
+        .unwrap_or(message)
+        .split("\n\nFor more")
+        .next()
+        .unwrap_or(message)
+        .into()
+}
+
+/// Prints to standard output; a reader that has gone away is no error of ours.
+fn print(text: &str) {
+    use std::io::Write as _;
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_clap_error_becomes_one_line_without_the_usage() {
+        let error = Cli::try_parse_from(["seg-train", "--epoch", "3"]).unwrap_err();
+        assert_eq!(
+            one_line(&first_lines(&error.to_string())),
+            "unexpected argument '--epoch' found; tip: a similar argument exists: '--epochs'"
+        );
+    }
+
+    #[test]
+    fn a_threshold_outside_zero_to_one_is_bad_usage() {
+        let error =
+            Cli::try_parse_from(["seg-train", "eval", "runs/a", "--threshold", "1.5"]).unwrap_err();
+        assert_eq!(
+            one_line(&first_lines(&error.to_string())),
+            "invalid value '1.5' for '--threshold <T>': a threshold is a number from 0 to 1"
+        );
+    }
+}

@@ -1,0 +1,303 @@
+//! Training, one loss or several, and going on with what was interrupted.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use anyhow::{Context, Result, bail};
+use dice_losses::LossSpec;
+use serde::{Deserialize, Serialize};
+
+use super::{Failure, TrainArgs, print, usage};
+use crate::{
+    config::Experiment,
+    data::Dataset,
+    evaluate::{Evaluated, evaluate, load, show, write_rows},
+    report::{compare, curves, examples},
+    run_folder::{RunFolder, first_free, refuse_taken, write_whole},
+    train::{End, train},
+};
+
+/// Set by Ctrl-C; the training loop looks at it after every step.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Ends the step, then the run; a second Ctrl-C ends at once, which costs nothing but the epoch: no file is ever half
+/// written.
+fn listen() -> Result<()> {
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("\nstopping after this step; once more to stop at once");
+    })
+    .context("Ctrl-C cannot be listened for")
+}
+
+/// The list of runs in a folder that compares several: `runs.json`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Runs {
+    /// Their folders, in the order in which the losses were named.
+    runs: Vec<String>,
+}
+
+const RUNS: &str = "runs.json";
+
+/// Trains what the arguments say.
+pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
+    let layers = args.layers();
+    let losses: Vec<Option<&str>> = match &args.loss[..] {
+        [] => vec![None],
+        named => named.iter().map(|loss| Some(loss.as_str())).collect(),
+    };
+    let mut experiments = losses
+        .iter()
+        .map(|loss| layers.resolve(*loss))
+        .collect::<Result<Vec<Experiment>>>()
+        .map_err(usage)?;
+    let names: Vec<String> = losses
+        .iter()
+        .zip(&experiments)
+        .map(|(loss, experiment)| file_name(loss.unwrap_or(&experiment.loss)))
+        .collect();
+    refuse_twins(&names).map_err(usage)?;
+    // Before any data is read: a device that is not there is a slip of the command line.
+    experiments[0].open_device().map_err(usage)?;
+    if let Some(out) = &args.out {
+        refuse_taken(out).map_err(usage)?;
+    }
+
+    let data = open(&experiments[0])?;
+    for experiment in &mut experiments {
+        experiment.unet.in_channels = data.channels;
+        experiment.unet.classes = data.classes;
+    }
+    let out = match &args.out {
+        Some(out) => out.clone(),
+        None => first_free(&PathBuf::from("runs").join(default_name(
+            &data,
+            &names,
+            experiments[0].seed,
+        ))),
+    };
+    listen()?;
+    if let [experiment] = &experiments[..] {
+        let folder = RunFolder::create(&out)?;
+        folder.write_experiment(experiment)?;
+        return single(&folder, experiment, &data);
+    }
+    // All folders first, so that an interrupted comparison can be resumed as a whole.
+    for (name, experiment) in names.iter().zip(&experiments) {
+        RunFolder::create(&out.join(name))?.write_experiment(experiment)?;
+    }
+    write_json(
+        &out.join(RUNS),
+        &Runs {
+            runs: names.clone(),
+        },
+    )?;
+    several(&out, &names, &data)
+}
+
+/// Goes on with a run, or with a comparison of several.
+pub(super) fn resume(out: &Path) -> Result<(), Failure> {
+    let list = out.join(RUNS);
+    if !list.is_file() {
+        let folder = RunFolder::open(out)?;
+        let experiment = folder.experiment()?;
+        let data = open(&experiment)?;
+        listen()?;
+        return single(&folder, &experiment, &data);
+    }
+    let text = std::fs::read_to_string(&list)
+        .with_context(|| format!("{} cannot be read", list.display()))?;
+    let Runs { runs } =
+        serde_json::from_str(&text).with_context(|| format!("{}", list.display()))?;
+    let first = runs
+        .first()
+        .with_context(|| format!("{} lists no runs", list.display()))?;
+    let experiment = RunFolder::open(&out.join(first))?.experiment()?;
+    let data = open(&experiment)?;
+    listen()?;
+    several(out, &runs, &data)
+}
+
+fn single(folder: &RunFolder, experiment: &Experiment, data: &Dataset) -> Result<(), Failure> {
+    let evaluated = train_and_evaluate(folder, experiment, data, folder.path())?;
+    print(&format!(
+        "\n{}\n{}{}\n",
+        heading(&evaluated),
+        compare::one(&evaluated.report),
+        folder.path().display()
+    ));
+    Ok(())
+}
+
+fn several(out: &Path, names: &[String], data: &Dataset) -> Result<(), Failure> {
+    let mut runs = Vec::new();
+    for name in names {
+        let folder = RunFolder::open(&out.join(name))?;
+        let experiment = folder.experiment()?;
+        eprintln!("{}", experiment.loss);
+        let evaluated = train_and_evaluate(&folder, &experiment, data, out)?;
+        print(&format!(
+            "\n{}\n{}{}\n",
+            heading(&evaluated),
+            compare::one(&evaluated.report),
+            folder.path().display()
+        ));
+        runs.push((name.clone(), evaluated));
+    }
+    let comparison = compare::Comparison::of(&runs)?;
+    write_json(&out.join("comparison.json"), &comparison)?;
+    write_whole(&out.join("comparison.md"), comparison.markdown().as_bytes())?;
+    picture_comparison(out, &runs, data)?;
+    print(&format!("\n{}{}\n", comparison.text(), out.display()));
+    Ok(())
+}
+
+/// Writes `comparison.png`: every network on the images that the first run shows.
+fn picture_comparison(out: &Path, runs: &[(String, Evaluated)], data: &Dataset) -> Result<()> {
+    let Some((_, first)) = runs.first() else {
+        return Ok(());
+    };
+    let mut columns = Vec::new();
+    for (name, _) in runs {
+        let folder = RunFolder::open(&out.join(name))?;
+        let experiment = folder.experiment()?;
+        let device = experiment.open_device()?;
+        let unet = load(&folder, &experiment, &device)?;
+        columns.push((
+            name.clone(),
+            show(&unet, &experiment, data, &first.shown, None, &device)?,
+        ));
+    }
+    let title = format!("Predicted probabilities on {}", data.name);
+    examples::save_comparison(&columns, &title, &out.join("comparison.png"))
+}
+
+/// Trains to the end, then writes everything a finished run has. `whole` is the folder to resume.
+fn train_and_evaluate(
+    folder: &RunFolder,
+    experiment: &Experiment,
+    data: &Dataset,
+    whole: &Path,
+) -> Result<Evaluated, Failure> {
+    let end = train(experiment, data, folder, &STOP);
+    let log = folder.log()?;
+    if !log.is_empty() {
+        curves::save(
+            &log,
+            &title(&experiment.loss, &data.name)?,
+            &folder.file("curves.png"),
+        )?;
+    }
+    if end? == End::Stopped {
+        return Err(Failure::Stopped(format!(
+            "stopped after {} completed epochs; go on with: seg-train resume {}",
+            log.len(),
+            whole.display()
+        )));
+    }
+    let evaluated = evaluate(folder, experiment, data, None, &experiment.open_device()?)?;
+    write_evaluation(&evaluated, folder.path())?;
+    Ok(evaluated)
+}
+
+/// The experiment's data set; generated images are made at the size the network sees.
+pub(super) fn open(experiment: &Experiment) -> Result<Dataset> {
+    Ok(Dataset::open(&experiment.data, experiment.seed)?.at_size(experiment.preprocess.size))
+}
+
+/// Writes `metrics.csv`, `summary.json` and `examples.png`.
+pub(super) fn write_evaluation(evaluated: &Evaluated, folder: &Path) -> Result<()> {
+    write_rows(&evaluated.rows, &folder.join("metrics.csv"))?;
+    write_json(&folder.join("summary.json"), &evaluated.report)?;
+    let title = title(
+        &evaluated.report.loss,
+        evaluated.report.data.split(':').next().unwrap_or_default(),
+    )?;
+    examples::save(&evaluated.examples, &title, &folder.join("examples.png"))
+}
+
+/// The title of a picture: the loss by its name and γ, since all its parameters would not fit.
+fn title(loss: &str, data: &str) -> Result<String> {
+    let spec: LossSpec = loss.parse()?;
+    let gamma = spec
+        .gamma()
+        .map_or(String::new(), |gamma| format!(", γ = {gamma}"));
+    Ok(format!("{}{gamma} on {data}", spec.name()))
+}
+
+/// What the numbers below it are of.
+pub(super) fn heading(evaluated: &Evaluated) -> String {
+    let report = &evaluated.report;
+    let decision = report
+        .threshold
+        .map_or_else(|| "the most probable class".into(), |t| format!("p ≥ {t}"));
+    format!(
+        "{}\n{}, {} test images; weights of epoch {} of {}; foreground is {decision}\n",
+        report.loss,
+        report.data,
+        evaluated.rows.len(),
+        report.best_epoch,
+        report.epochs
+    )
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value)?;
+    text.push('\n');
+    write_whole(path, text.as_bytes())
+}
+
+fn refuse_twins(names: &[String]) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            bail!("--loss {name} is named twice; a loss is compared with other losses");
+        }
+    }
+    Ok(())
+}
+
+/// A specification as the name of a folder on any system: `tversky++:alpha=0.3` is `tversky++-alpha=0.3`.
+fn file_name(loss: &str) -> String {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "+-=._".contains(c);
+    loss.trim()
+        .chars()
+        .map(|c| if allowed(c) { c } else { '-' })
+        .collect()
+}
+
+fn default_name(data: &Dataset, losses: &[String], seed: u64) -> String {
+    let losses = match losses {
+        [loss] => loss.clone(),
+        several => format!("{}-losses", several.len()),
+    };
+    format!("{}-{losses}-{seed}", data.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_specification_becomes_a_folder_name() {
+        assert_eq!(
+            file_name("tversky++:gamma=2,alpha=0.3"),
+            "tversky++-gamma=2-alpha=0.3"
+        );
+    }
+
+    #[test]
+    fn a_loss_named_twice_is_refused() {
+        let error = refuse_twins(&["ce".into(), "dsc".into(), "ce".into()]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "--loss ce is named twice; a loss is compared with other losses"
+        );
+    }
+}

@@ -1,0 +1,265 @@
+//! An experiment as a value: data set × loss × network × recipe × seed × device, and how the command line makes one.
+//!
+//! Its TOML is complete, and a key it does not know is an error. What a run used stands in its `run.toml`, defaults
+//! included, so that a default that changes later changes no result that was reported.
+
+mod layers;
+mod preset;
+mod unknown;
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result, bail};
+use candle_core::Device;
+use dice_losses::LossSpec;
+use seg_unet::UNetConfig;
+use serde::{Deserialize, Serialize};
+
+pub use self::{layers::Layers, preset::Preset};
+use crate::{
+    augment::Augment,
+    data::{DataConfig, Dataset, Layout},
+    metrics::MetricsConfig,
+    optim::{Sgd, SgdConfig},
+    preprocess::Preprocess,
+    schedule::{EarlyStoppingConfig, ReduceLrOnPlateauConfig},
+};
+
+/// All that decides a run's numbers.
+///
+/// ```
+/// use seg_train::config::{Experiment, Preset};
+/// let experiment = Experiment { loss: "dice++:gamma=2".into(), ..Preset::Phantom.experiment("phantom".parse()?) };
+/// let text = experiment.to_toml()?;
+/// assert_eq!(Experiment::from_toml(&text)?, experiment);
+/// # Ok::<(), anyhow::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Experiment {
+    /// The loss, as `dice_losses::LossSpec` reads it.
+    pub loss: String,
+    /// Seed of the split, the weights, the order and the augmentation.
+    pub seed: u64,
+    /// `cpu`, `cuda` or `cuda:N`.
+    pub device: String,
+    /// Where the images come from.
+    pub data: DataConfig,
+    /// What is done to every image.
+    pub preprocess: Preprocess,
+    /// What is done to training images besides.
+    pub augment: Augment,
+    /// The network; its channels and classes follow from the data set.
+    pub unet: UNetConfig,
+    /// How it is trained.
+    pub recipe: Recipe,
+    /// How it is measured.
+    pub metrics: MetricsConfig,
+}
+
+/// How long and with which steps a network is trained. The default is the authors'.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Recipe {
+    /// Epochs at most.
+    pub epochs: usize,
+    /// Images a step; the last step of an epoch takes what is left.
+    pub batch: usize,
+    /// The steps.
+    pub sgd: SgdConfig,
+    /// When the learning rate falls.
+    pub plateau: ReduceLrOnPlateauConfig,
+    /// When training ends before the last epoch.
+    pub stopping: EarlyStoppingConfig,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            epochs: 1000,
+            batch: 1,
+            sgd: SgdConfig::default(),
+            plateau: ReduceLrOnPlateauConfig::default(),
+            stopping: EarlyStoppingConfig::default(),
+        }
+    }
+}
+
+impl Experiment {
+    /// The experiment in TOML, every key of it.
+    ///
+    /// # Errors
+    ///
+    /// When a value has no TOML form, such as a path that is not Unicode.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).context("the experiment cannot be written as TOML")
+    }
+
+    /// Reads a complete experiment. The `[record]` that a run folder adds is passed over.
+    ///
+    /// # Errors
+    ///
+    /// Syntax errors, missing and unknown keys, values out of range.
+    pub fn from_toml(text: &str) -> Result<Self> {
+        let mut table = layers::parse(text)?;
+        table.remove("record");
+        let experiment: Self = layers::typed(table)?;
+        experiment.check()?;
+        Ok(experiment)
+    }
+
+    /// Reads a complete experiment from a file.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`from_toml`](Self::from_toml), and a file that cannot be read.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path)
+            .with_context(|| format!("{} cannot be read", path.display()))?;
+        Self::from_toml(&text).with_context(|| format!("{}", path.display()))
+    }
+
+    /// The loss.
+    ///
+    /// # Errors
+    ///
+    /// When the zoo has no such loss or a parameter is out of range; the message names the remedy.
+    pub fn loss_spec(&self) -> Result<LossSpec> {
+        Ok(self.loss.parse()?)
+    }
+
+    /// The device to train on.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such device, or this program was built without support for it.
+    pub fn open_device(&self) -> Result<Device> {
+        open_device(&self.device)
+    }
+
+    /// What a type cannot say: sizes that the network can halve, counts above zero, a loss that exists.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.loss_spec()?;
+        device_number(&self.device)?;
+        self.unet.validate()?;
+        let multiple = self.unet.size_multiple();
+        let [height, width] = self.preprocess.size;
+        if height == 0 || width == 0 || height % multiple != 0 || width % multiple != 0 {
+            bail!(
+                "size {height}x{width} does not fit the network: a depth of {} halves it that often, so height and width must be multiples of {multiple}",
+                self.unet.depth
+            );
+        }
+        if self.recipe.epochs == 0 || self.recipe.batch == 0 {
+            bail!(
+                "recipe.epochs is {} and recipe.batch is {}; expected at least 1 of each",
+                self.recipe.epochs,
+                self.recipe.batch
+            );
+        }
+        Sgd::new(&self.recipe.sgd, &[]).context("recipe.sgd")?;
+        let factor = self.recipe.plateau.factor;
+        if !(factor > 0.0 && factor < 1.0) {
+            bail!("recipe.plateau.factor is {factor}; expected a number between 0 and 1");
+        }
+        if self.metrics.bins == 0 {
+            bail!("metrics.bins is 0; expected at least 1");
+        }
+        self.augment.check().context("augment")?;
+        self.data.check()?;
+        if matches!(self.data.kind.row().layout, Layout::Generated) {
+            // Whether settings make an image, making one tells.
+            Dataset::open(&self.data, self.seed)?
+                .at_size(self.preprocess.size)
+                .load(0)?;
+        }
+        Ok(())
+    }
+}
+
+/// `None` for the CPU, else the number of the CUDA device.
+fn device_number(name: &str) -> Result<Option<usize>> {
+    match name.split_once(':') {
+        None if name == "cpu" => Ok(None),
+        None if name == "cuda" => Ok(Some(0)),
+        Some(("cuda", number)) if number.parse::<usize>().is_ok() => Ok(number.parse().ok()),
+        _ => bail!("unknown device `{name}`; expected cpu, cuda or cuda:N"),
+    }
+}
+
+/// Opens `cpu`, `cuda` or `cuda:N`.
+///
+/// # Errors
+///
+/// When there is no such device, or this program was built without support for it.
+pub fn open_device(name: &str) -> Result<Device> {
+    match device_number(name)? {
+        None => Ok(Device::Cpu),
+        Some(_) if !cfg!(feature = "cuda") => bail!(
+            "device `{name}` needs CUDA, and this program was built without it; build with `--features cuda`, or use --device cpu"
+        ),
+        Some(number) => {
+            Device::new_cuda(number).with_context(|| format!("device `{name}` cannot be opened"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn phantom() -> Experiment {
+        Preset::Phantom.experiment("phantom".parse().unwrap())
+    }
+
+    #[test]
+    fn every_preset_reads_back_what_it_wrote() {
+        for (preset, data) in [
+            (Preset::Phantom, "phantom"),
+            (Preset::Paper, "drive:/d"),
+            (Preset::Authors, "dsb2018:/d"),
+        ] {
+            let experiment = preset.experiment(data.parse().unwrap());
+            let text = experiment.to_toml().unwrap();
+            assert_eq!(
+                Experiment::from_toml(&text).unwrap(),
+                experiment,
+                "{preset:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_record_is_passed_over() {
+        let text = phantom().to_toml().unwrap() + "\n[record]\nseg_train = \"0.0.1\"\n";
+        assert_eq!(Experiment::from_toml(&text).unwrap(), phantom());
+    }
+
+    #[test]
+    fn a_size_the_network_cannot_halve_is_refused() {
+        let mut experiment = phantom();
+        experiment.unet.depth = 4;
+        experiment.preprocess.size = [64, 40];
+        assert_eq!(
+            experiment.check().unwrap_err().to_string(),
+            "size 64x40 does not fit the network: a depth of 4 halves it that often, so height and width must be multiples of 16"
+        );
+    }
+
+    #[test]
+    fn an_unknown_device_names_the_known_ones() {
+        assert_eq!(
+            open_device("gpu").unwrap_err().to_string(),
+            "unknown device `gpu`; expected cpu, cuda or cuda:N"
+        );
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn cuda_without_support_names_the_remedy() {
+        assert_eq!(
+            open_device("cuda:1").unwrap_err().to_string(),
+            "device `cuda:1` needs CUDA, and this program was built without it; build with `--features cuda`, or use --device cpu"
+        );
+    }
+}

@@ -1,0 +1,320 @@
+//! From preset to experiment: preset ← `--config` ← named flags ← `--set`, the later winning key by key.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::de::DeserializeOwned;
+use toml::{Table, Value};
+
+use super::{Experiment, Preset, unknown};
+use crate::data::{DataConfig, Layout};
+
+/// What the user said, by the layer it was said in.
+#[derive(Clone, Debug, Default)]
+pub struct Layers {
+    /// `--preset`; by default `phantom` for the phantom and `paper` for everything else.
+    pub preset: Option<String>,
+    /// `--config`.
+    pub config: Option<PathBuf>,
+    /// `--data`.
+    pub data: Option<String>,
+    /// `--size`, as `HxW`.
+    pub size: Option<String>,
+    /// `--seed`.
+    pub seed: Option<u64>,
+    /// `--epochs`.
+    pub epochs: Option<usize>,
+    /// `--batch`.
+    pub batch: Option<usize>,
+    /// `--device`.
+    pub device: Option<String>,
+    /// `--set`, as `key=value`.
+    pub set: Vec<String>,
+}
+
+impl Layers {
+    /// The experiment, with `loss` in the place of whatever loss the layers name.
+    ///
+    /// # Errors
+    ///
+    /// One sentence for what is wrong: a key that does not exist (with the nearest that does), a value of the wrong
+    /// kind or out of range, a file that cannot be read.
+    pub fn resolve(&self, loss: Option<&str>) -> Result<Experiment> {
+        let mut config = Table::new();
+        if let Some(path) = &self.config {
+            let text = fs::read_to_string(path).with_context(|| {
+                format!("the file {} of --config cannot be read", path.display())
+            })?;
+            config = parse(&text).with_context(|| format!("{}", path.display()))?;
+            config.remove("record");
+        }
+        let flags = self.flags(loss)?;
+        let set = self
+            .set
+            .iter()
+            .map(|text| assignment(text))
+            .collect::<Result<Vec<Table>>>()?;
+
+        let data = self.data_set(&config)?;
+        let preset = match &self.preset {
+            Some(name) => name.parse()?,
+            None if matches!(data.kind.row().layout, Layout::Generated) => Preset::Phantom,
+            None => Preset::Paper,
+        };
+        let base = Table::try_from(preset.experiment(data))?;
+        let mut table = base.clone();
+        for layer in std::iter::once(&config).chain([&flags]).chain(&set) {
+            unknown::refuse(&base, layer)?;
+            merge(&mut table, layer);
+        }
+        if loss.is_none()
+            && [&config]
+                .into_iter()
+                .chain(&set)
+                .all(|layer| !layer.contains_key("loss"))
+        {
+            bail!(
+                "no loss was named: give --loss SPEC, for example --loss dice++ (`seg-train losses` lists them all)"
+            );
+        }
+        let mut experiment: Experiment = typed(table)?;
+        experiment.loss = experiment.loss_spec()?.to_string();
+        experiment.check()?;
+        Ok(experiment)
+    }
+
+    /// The data set has to be known first, since presets take the network's size from it.
+    fn data_set(&self, config: &Table) -> Result<DataConfig> {
+        match (&self.data, config.get("data")) {
+            (Some(text), _) => text.parse(),
+            (None, Some(data)) => data
+                .clone()
+                .try_into()
+                .map_err(|error| sentence(&error))
+                .context("[data]"),
+            (None, None) => "phantom".parse(),
+        }
+    }
+
+    fn flags(&self, loss: Option<&str>) -> Result<Table> {
+        let mut table = Table::new();
+        let mut put = |key: &str, value: Value| merge(&mut table, &nested(key, value));
+        if let Some(loss) = loss {
+            put("loss", loss.into());
+        }
+        if let Some(seed) = self.seed {
+            put(
+                "seed",
+                Value::Integer(i64::try_from(seed).context("--seed is above 2^63 - 1")?),
+            );
+        }
+        if let Some(device) = &self.device {
+            put("device", device.as_str().into());
+        }
+        for (key, value) in [("recipe.epochs", self.epochs), ("recipe.batch", self.batch)] {
+            if let Some(value) = value {
+                put(key, Value::Integer(value as i64));
+            }
+        }
+        if let Some(data) = &self.data {
+            let data: DataConfig = data.parse()?;
+            put("data", Value::try_from(&data)?);
+        }
+        if let Some(size) = &self.size {
+            let [height, width] = parse_size(size)?;
+            put(
+                "preprocess.size",
+                Value::Array(vec![Value::Integer(height), Value::Integer(width)]),
+            );
+        }
+        Ok(table)
+    }
+}
+
+/// `256x384` is a height of 256 and a width of 384.
+fn parse_size(text: &str) -> Result<[i64; 2]> {
+    let sides = text
+        .split_once(['x', '×'])
+        .map(|(height, width)| (height.parse(), width.parse()));
+    match sides {
+        Some((Ok(height), Ok(width))) if height > 0 && width > 0 => Ok([height, width]),
+        _ => bail!("--size is `{text}`; expected height and width in pixels, such as 256x384"),
+    }
+}
+
+/// Parses TOML; a syntax error becomes one line with its place.
+pub(super) fn parse(text: &str) -> Result<Table> {
+    text.parse().map_err(|error: toml::de::Error| {
+        let line = error.span().map_or(1, |span| {
+            text[..span.start.min(text.len())].lines().count().max(1)
+        });
+        anyhow::anyhow!("line {line}: {}", error.message())
+    })
+}
+
+/// Reads a value from its table; an error becomes one line with the key it is about.
+pub(super) fn typed<T: DeserializeOwned>(table: Table) -> Result<T> {
+    table.try_into().map_err(|error| sentence(&error))
+}
+
+/// Serde's error on one line: what was wrong, then `in` the key.
+fn sentence(error: &toml::de::Error) -> anyhow::Error {
+    let text = error.to_string();
+    anyhow::anyhow!("{}", text.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// Reads `key=value`. The value is TOML; a bare word is taken as a string.
+fn assignment(text: &str) -> Result<Table> {
+    let Some((key, value)) = text
+        .split_once('=')
+        .map(|(key, value)| (key.trim(), value.trim()))
+    else {
+        bail!("--set {text}: expected KEY=VALUE, such as unet.width=16");
+    };
+    if ["unet.in_channels", "unet.classes"].contains(&key) {
+        bail!("--set {text}: {key} follows from the data set and cannot be set");
+    }
+    let parsed = format!("value = {value}")
+        .parse::<Table>()
+        .ok()
+        .and_then(|mut table| table.remove("value"));
+    Ok(nested(key, parsed.unwrap_or_else(|| value.into())))
+}
+
+/// `a.b = value` as tables within tables.
+fn nested(key: &str, value: Value) -> Table {
+    match key.split_once('.') {
+        None => Table::from_iter([(key.to_owned(), value)]),
+        Some((first, rest)) => {
+            Table::from_iter([(first.to_owned(), Value::Table(nested(rest, value)))])
+        }
+    }
+}
+
+/// Lays one table over another, key by key.
+fn merge(below: &mut Table, above: &Table) {
+    for (key, value) in above {
+        match (below.get_mut(key), value) {
+            (Some(Value::Table(below)), Value::Table(above)) => merge(below, above),
+            _ => {
+                below.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_set(set: &[&str]) -> Result<Experiment> {
+        Layers {
+            set: set.iter().map(ToString::to_string).collect(),
+            ..Layers::default()
+        }
+        .resolve(Some("dice++"))
+    }
+
+    #[test]
+    fn later_layers_win_key_by_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mine.toml");
+        fs::write(
+            &path,
+            "seed = 1\nloss = \"ce\"\n[recipe]\nepochs = 11\nbatch = 3\n",
+        )
+        .unwrap();
+        let layers = Layers {
+            config: Some(path),
+            epochs: Some(12),
+            size: Some("32x48".into()),
+            set: vec!["recipe.batch=5".into(), "augment.outside=no-class".into()],
+            ..Layers::default()
+        };
+        let experiment = layers.resolve(Some("dsc")).unwrap();
+        assert_eq!(experiment.seed, 1);
+        assert!(experiment.loss.starts_with("dice:"), "{}", experiment.loss);
+        assert_eq!((experiment.recipe.epochs, experiment.recipe.batch), (12, 5));
+        assert_eq!(experiment.preprocess.size, [32, 48]);
+    }
+
+    #[test]
+    fn without_a_flag_the_loss_comes_from_the_file_or_is_asked_for() {
+        let set = Layers {
+            set: vec!["loss=ce".into()],
+            ..Layers::default()
+        };
+        assert!(set.resolve(None).unwrap().loss.starts_with("cross-entropy"));
+        assert_eq!(
+            Layers::default().resolve(None).unwrap_err().to_string(),
+            "no loss was named: give --loss SPEC, for example --loss dice++ (`seg-train losses` lists them all)"
+        );
+    }
+
+    #[test]
+    fn errors_say_what_was_expected() {
+        for (set, expected) in [
+            (
+                "unet.width",
+                "--set unet.width: expected KEY=VALUE, such as unet.width=16",
+            ),
+            (
+                "unet.classes=3",
+                "--set unet.classes=3: unet.classes follows from the data set and cannot be set",
+            ),
+            (
+                "recipe.epochs=many",
+                "invalid type: string \"many\", expected usize in `recipe.epochs`",
+            ),
+            (
+                "recipe.sgd.lr=-1",
+                "recipe.sgd: the learning rate is -1; it must be positive",
+            ),
+            (
+                "recipe.plateau.factor=1",
+                "recipe.plateau.factor is 1; expected a number between 0 and 1",
+            ),
+            (
+                "augment.mirror=3",
+                "augment: mirror = 3: a probability lies within 0 and 1",
+            ),
+            ("metrics.bins=0", "metrics.bins is 0; expected at least 1"),
+            (
+                "data.phantom.noise=-3",
+                "the phantom's noise is -3; it must be from 0 to 255",
+            ),
+            (
+                "data.phantom.val=0",
+                "data.phantom has train = 128, val = 0 and test = 32; expected at least 1 of each",
+            ),
+            ("lr=1", "unknown key `lr`; did you mean `recipe.sgd.lr`?"),
+            (
+                "recipe.batch=0",
+                "recipe.epochs is 7 and recipe.batch is 0; expected at least 1 of each",
+            ),
+        ] {
+            assert_eq!(
+                format!("{:#}", with_set(&["recipe.epochs=7", set]).unwrap_err()),
+                expected
+            );
+        }
+        let layers = Layers {
+            size: Some("256".into()),
+            ..Layers::default()
+        };
+        assert_eq!(
+            layers.resolve(Some("ce")).unwrap_err().to_string(),
+            "--size is `256`; expected height and width in pixels, such as 256x384"
+        );
+    }
+
+    #[test]
+    fn a_syntax_error_names_its_line() {
+        assert!(
+            parse("seed = 1\nloss = \n")
+                .unwrap_err()
+                .to_string()
+                .starts_with("line 2: ")
+        );
+    }
+}

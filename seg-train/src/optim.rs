@@ -1,0 +1,526 @@
+//! Stochastic gradient descent with momentum, in Keras' form.
+//!
+//! ```text
+//! v ← μ v − η g
+//! w ← w + v                 (momentum)
+//! w ← w + μ v − η g         (Nesterov)
+//! ```
+//!
+//! `PyTorch` keeps `v ← μ v + g` and multiplies by η only in the step. At a constant learning rate the two are the same.
+//! When η falls they are not: Keras' velocity carries on with the pace of the old rate and fades over some 1/(1 − μ)
+//! steps, `PyTorch`'s slows down at once. The paper's authors trained with Keras, and their rate falls, so it is Keras'.
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::backprop::GradStore;
+use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Tensor, Var};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+
+/// Settings of [`Sgd`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SgdConfig {
+    /// Learning rate η at the start.
+    pub lr: f64,
+    /// Momentum μ.
+    pub momentum: f64,
+    /// Whether the step looks ahead (Nesterov).
+    pub nesterov: bool,
+}
+
+impl Default for SgdConfig {
+    /// The paper's: 0.1, 0.9, Nesterov.
+    fn default() -> Self {
+        Self {
+            lr: 0.1,
+            momentum: 0.9,
+            nesterov: true,
+        }
+    }
+}
+
+/// The optimiser: variables by name, and a velocity each.
+///
+/// ```
+/// use candle_core::{Device, Tensor, Var};
+/// use seg_train::optim::{Sgd, SgdConfig};
+/// let w = Var::new(&[1.0_f64, -2.0], &Device::Cpu)?;
+/// let config = SgdConfig { lr: 0.1, momentum: 0.5, nesterov: false };
+/// let mut sgd = Sgd::new(&config, &[("w".to_owned(), w.clone())])?;
+/// for _ in 0..2 {
+///     sgd.step(&w.sqr()?.sum_all()?.backward()?)?; // g = 2w
+/// }
+/// // v = −0.2, w = 0.8; then v = −0.1 − 0.16, w = 0.54.
+/// assert!((w.to_vec1::<f64>()?[0] - 0.54).abs() < 1e-15);
+/// # Ok::<(), anyhow::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Sgd {
+    lr: f64,
+    momentum: f64,
+    nesterov: bool,
+    parameters: Vec<Parameter>,
+}
+
+#[derive(Debug)]
+struct Parameter {
+    name: String,
+    var: Var,
+    velocity: Tensor,
+}
+
+impl Sgd {
+    /// Velocities start at zero.
+    ///
+    /// # Errors
+    ///
+    /// If a setting is out of range or the device has no room.
+    pub fn new(config: &SgdConfig, vars: &[(String, Var)]) -> Result<Self> {
+        ensure!(
+            config.lr.is_finite() && config.lr > 0.0,
+            "the learning rate is {}; it must be positive",
+            config.lr
+        );
+        ensure!(
+            (0.0..1.0).contains(&config.momentum),
+            "the momentum is {}; it must be in [0, 1)",
+            config.momentum
+        );
+        let parameters = vars
+            .iter()
+            .map(|(name, var)| {
+                Ok(Parameter {
+                    name: name.clone(),
+                    var: var.clone(),
+                    velocity: var.as_tensor().zeros_like()?.detach(),
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            lr: config.lr,
+            momentum: config.momentum,
+            nesterov: config.nesterov,
+            parameters,
+        })
+    }
+
+    /// The learning rate.
+    pub fn lr(&self) -> f64 {
+        self.lr
+    }
+
+    /// Sets the learning rate of the steps to come. The velocities stay: see the module's notes.
+    pub fn set_lr(&mut self, lr: f64) {
+        self.lr = lr;
+    }
+
+    /// One step for every variable. Its bits depend on its input alone, not on the number of threads.
+    ///
+    /// # Errors
+    ///
+    /// If a variable has no gradient, which is named: an operation without a backward cut it off, and training would go
+    /// on without it. No variable has been changed then.
+    pub fn step(&mut self, gradients: &GradStore) -> Result<()> {
+        let gradients = self
+            .parameters
+            .iter()
+            .map(|p| {
+                gradients.get(&p.var).with_context(|| {
+                    format!("no gradient for {}; the loss does not depend on it, or an operation on the way has no backward", p.name)
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        for (parameter, gradient) in self.parameters.iter_mut().zip(gradients) {
+            parameter
+                .step(gradient, self.lr, self.momentum, self.nesterov)
+                .with_context(|| format!("cannot update {}", parameter.name))?;
+        }
+        Ok(())
+    }
+
+    /// A copy of the velocities, each by its variable's name: with the learning rate, all that going on needs.
+    ///
+    /// # Errors
+    ///
+    /// If the device has no room for the copies.
+    pub fn velocity(&self) -> Result<Vec<(String, Tensor)>> {
+        // A copy, since the velocities are updated in place.
+        self.parameters
+            .iter()
+            .map(|p| Ok((p.name.clone(), p.velocity.copy()?)))
+            .collect()
+    }
+
+    /// Takes velocities from [`Self::velocity`]; other names in the map are left alone.
+    ///
+    /// # Errors
+    ///
+    /// If one is missing or has another shape or type. No velocity has been changed then.
+    pub fn set_velocity(&mut self, tensors: &HashMap<String, Tensor>) -> Result<()> {
+        let velocities = self
+            .parameters
+            .iter()
+            .map(|p| {
+                let name = &p.name;
+                let Some(v) = tensors.get(name) else {
+                    bail!("the state holds no velocity of {name}; it belongs to another network");
+                };
+                if (v.shape(), v.dtype()) != (p.velocity.shape(), p.velocity.dtype()) {
+                    bail!(
+                        "the velocity of {name} is {:?} of {:?} in the state, the network's is {:?} of {:?}; it belongs to another network",
+                        v.dims(),
+                        v.dtype(),
+                        p.velocity.dims(),
+                        p.velocity.dtype()
+                    );
+                }
+                Ok(v.to_device(p.velocity.device())?.copy()?.detach())
+            })
+            .collect::<Result<Vec<_>>>()?;
+        for (parameter, velocity) in self.parameters.iter_mut().zip(velocities) {
+            parameter.velocity = velocity;
+        }
+        Ok(())
+    }
+}
+
+impl Parameter {
+    fn step(&mut self, gradient: &Tensor, lr: f64, momentum: f64, nesterov: bool) -> Result<()> {
+        if gradient.shape() != self.var.shape() {
+            bail!(
+                "its gradient is {:?}, the variable {:?}",
+                gradient.dims(),
+                self.var.dims()
+            );
+        }
+        // Detached: a gradient may carry the graph it came from, and a velocity made of it would keep every step's.
+        let g = gradient.detach().contiguous()?;
+        let one_loop =
+            self.var.device().is_cpu() && matches!(self.var.dtype(), DType::F32 | DType::F64);
+        if one_loop {
+            self.velocity.inplace_op2(&g, &Velocity { lr, momentum })?;
+            self.var.as_tensor().inplace_op3(
+                &self.velocity,
+                &g,
+                &Weight {
+                    lr,
+                    momentum,
+                    nesterov,
+                },
+            )?;
+        } else {
+            let push = (g * lr)?;
+            self.velocity = ((&self.velocity * momentum)? - &push)?.detach();
+            let step = if nesterov {
+                ((&self.velocity * momentum)? - push)?
+            } else {
+                self.velocity.clone()
+            };
+            self.var.set(&(self.var.as_tensor().detach() + step)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// v ← μ v − η g, in place.
+struct Velocity {
+    lr: f64,
+    momentum: f64,
+}
+
+/// w ← w + v, or w + μ v − η g, in place.
+struct Weight {
+    lr: f64,
+    momentum: f64,
+    nesterov: bool,
+}
+
+/// The part of a contiguous storage that a tensor covers.
+macro_rules! covered {
+    ($data:expr, $layout:expr) => {{
+        let Some((start, end)) = $layout.contiguous_offsets() else {
+            candle_core::bail!(
+                "expected a contiguous tensor, got strides {:?}",
+                $layout.stride()
+            )
+        };
+        &$data[start..end]
+    }};
+    (mut $data:expr, $layout:expr) => {{
+        let Some((start, end)) = $layout.contiguous_offsets() else {
+            candle_core::bail!(
+                "expected a contiguous tensor, got strides {:?}",
+                $layout.stride()
+            )
+        };
+        &mut $data[start..end]
+    }};
+}
+
+/// Plain loops: composed of Candle's operations a step of the paper's network takes ten times as long.
+macro_rules! loops {
+    ($velocity:ident, $weight:ident, $t:ty) => {
+        fn $velocity(v: &mut [$t], g: &[$t], lr: $t, momentum: $t) {
+            for (v, &g) in v.iter_mut().zip(g) {
+                *v = momentum * *v - lr * g;
+            }
+        }
+        fn $weight(w: &mut [$t], v: &[$t], g: &[$t], lr: $t, momentum: $t, nesterov: bool) {
+            if nesterov {
+                for ((w, &v), &g) in w.iter_mut().zip(v).zip(g) {
+                    *w += momentum * v - lr * g;
+                }
+            } else {
+                for (w, &v) in w.iter_mut().zip(v) {
+                    *w += v;
+                }
+            }
+        }
+    };
+}
+loops!(velocity_f32, weight_f32, f32);
+loops!(velocity_f64, weight_f64, f64);
+
+impl InplaceOp2 for Velocity {
+    fn name(&self) -> &'static str {
+        "sgd-velocity"
+    }
+
+    fn cpu_fwd(
+        &self,
+        v: &mut CpuStorage,
+        v_l: &Layout,
+        g: &CpuStorage,
+        g_l: &Layout,
+    ) -> candle_core::Result<()> {
+        match (v, g) {
+            (CpuStorage::F32(v), CpuStorage::F32(g)) => {
+                velocity_f32(
+                    covered!(mut v, v_l),
+                    covered!(g, g_l),
+                    self.lr as f32,
+                    self.momentum as f32,
+                );
+            }
+            (CpuStorage::F64(v), CpuStorage::F64(g)) => {
+                velocity_f64(
+                    covered!(mut v, v_l),
+                    covered!(g, g_l),
+                    self.lr,
+                    self.momentum,
+                );
+            }
+            _ => candle_core::bail!("the gradient has another type than the variable"),
+        }
+        Ok(())
+    }
+}
+
+impl InplaceOp3 for Weight {
+    fn name(&self) -> &'static str {
+        "sgd-weight"
+    }
+
+    fn cpu_fwd(
+        &self,
+        w: &mut CpuStorage,
+        w_l: &Layout,
+        v: &CpuStorage,
+        v_l: &Layout,
+        g: &CpuStorage,
+        g_l: &Layout,
+    ) -> candle_core::Result<()> {
+        match (w, v, g) {
+            (CpuStorage::F32(w), CpuStorage::F32(v), CpuStorage::F32(g)) => weight_f32(
+                covered!(mut w, w_l),
+                covered!(v, v_l),
+                covered!(g, g_l),
+                self.lr as f32,
+                self.momentum as f32,
+                self.nesterov,
+            ),
+            (CpuStorage::F64(w), CpuStorage::F64(v), CpuStorage::F64(g)) => {
+                weight_f64(
+                    covered!(mut w, w_l),
+                    covered!(v, v_l),
+                    covered!(g, g_l),
+                    self.lr,
+                    self.momentum,
+                    self.nesterov,
+                );
+            }
+            _ => candle_core::bail!("the gradient has another type than the variable"),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    const NESTEROV: SgdConfig = SgdConfig {
+        lr: 0.1,
+        momentum: 0.9,
+        nesterov: true,
+    };
+
+    fn var(values: &[f64]) -> (String, Var) {
+        ("w".to_owned(), Var::new(values, &Device::Cpu).unwrap())
+    }
+
+    fn step(sgd: &mut Sgd, w: &Var, g: &[f64]) {
+        let mut grads = GradStore::default();
+        grads.insert(w, Tensor::new(g, &Device::Cpu).unwrap());
+        sgd.step(&grads).unwrap();
+    }
+
+    /// `PyTorch`'s form: v ← μ v + g; w ← w − η (g + μ v).
+    fn pytorch(lrs: &[f64], g: f64) -> f64 {
+        let (mut w, mut v) = (1.0, 0.0);
+        for lr in lrs {
+            v = 0.9 * v + g;
+            w -= lr * (g + 0.9 * v);
+        }
+        w
+    }
+
+    #[test]
+    fn equals_pytorch_at_a_constant_rate_and_keras_when_it_falls() {
+        let run = |lrs: &[f64]| {
+            let (name, w) = var(&[1.0]);
+            let mut sgd = Sgd::new(&NESTEROV, &[(name, w.clone())]).unwrap();
+            for &lr in lrs {
+                sgd.set_lr(lr);
+                step(&mut sgd, &w, &[0.5]);
+            }
+            w.to_vec1::<f64>().unwrap()[0]
+        };
+        assert!((run(&[0.1; 4]) - pytorch(&[0.1; 4], 0.5)).abs() < 1e-15);
+        // By hand: v = −0.05, w = 1 − 0.045 − 0.05 = 0.905; then η = 0.01: v = −0.05, w = 0.905 − 0.045 − 0.005.
+        assert!((run(&[0.1, 0.01]) - 0.855).abs() < 1e-15);
+        assert!((pytorch(&[0.1, 0.01], 0.5) - 0.855).abs() > 0.03);
+    }
+
+    #[test]
+    fn the_loop_and_the_composed_operations_agree() {
+        let values: Vec<f32> = (0..100).map(|k| (k as f32 * 0.37).sin()).collect();
+        for nesterov in [true, false] {
+            let config = SgdConfig {
+                nesterov,
+                ..NESTEROV
+            };
+            let (mut w, mut v) = (values.clone(), vec![0.0; 100]);
+            let name = Var::new(values.as_slice(), &Device::Cpu).unwrap();
+            let mut sgd = Sgd::new(&config, &[("w".to_owned(), name.clone())]).unwrap();
+            for _ in 0..3 {
+                let g: Vec<f32> = w.iter().map(|w| w * w - 0.3).collect();
+                let mut grads = GradStore::default();
+                grads.insert(&name, Tensor::new(g.as_slice(), &Device::Cpu).unwrap());
+                sgd.step(&grads).unwrap();
+                for k in 0..100 {
+                    v[k] = 0.9 * v[k] - 0.1 * g[k];
+                    w[k] += if nesterov {
+                        0.9 * v[k] - 0.1 * g[k]
+                    } else {
+                        v[k]
+                    };
+                }
+            }
+            assert_eq!(name.to_vec1::<f32>().unwrap(), w);
+        }
+    }
+
+    #[test]
+    fn a_restored_state_goes_on_with_the_same_bits() {
+        let gradients = [[0.3, -0.7], [0.1, 0.2], [-0.4, 0.6]];
+        let (name, w) = var(&[1.0, 2.0]);
+        let mut sgd = Sgd::new(&NESTEROV, &[(name.clone(), w.clone())]).unwrap();
+        step(&mut sgd, &w, &gradients[0]);
+        let (weights, state) = (w.to_vec1::<f64>().unwrap(), sgd.velocity().unwrap());
+        assert_eq!(state[0].0, "w");
+        let (_, again) = var(&weights);
+        let mut resumed = Sgd::new(&NESTEROV, &[(name, again.clone())]).unwrap();
+        resumed.set_velocity(&state.into_iter().collect()).unwrap();
+        for g in &gradients[1..] {
+            step(&mut sgd, &w, g);
+            step(&mut resumed, &again, g);
+        }
+        assert_eq!(w.to_vec1::<f64>().unwrap(), again.to_vec1::<f64>().unwrap());
+    }
+
+    #[test]
+    fn a_variable_without_gradient_is_named_and_nothing_moves() {
+        let (name, w) = var(&[1.0]);
+        let lonely = Var::new(&[2.0_f64], &Device::Cpu).unwrap();
+        let mut sgd = Sgd::new(
+            &NESTEROV,
+            &[(name, w.clone()), ("lonely".to_owned(), lonely)],
+        )
+        .unwrap();
+        let mut grads = GradStore::default();
+        grads.insert(&w, Tensor::new(&[1.0_f64], &Device::Cpu).unwrap());
+        assert_eq!(
+            sgd.step(&grads).unwrap_err().to_string(),
+            "no gradient for lonely; the loss does not depend on it, or an operation on the way has no backward"
+        );
+        assert_eq!(w.to_vec1::<f64>().unwrap(), [1.0]);
+    }
+
+    #[test]
+    fn a_state_of_another_network_is_refused() {
+        let (name, w) = var(&[1.0]);
+        let mut sgd = Sgd::new(&NESTEROV, &[(name, w)]).unwrap();
+        assert_eq!(
+            sgd.set_velocity(&HashMap::new()).unwrap_err().to_string(),
+            "the state holds no velocity of w; it belongs to another network"
+        );
+        let other = HashMap::from([(
+            "w".to_owned(),
+            Tensor::new(&[1.0_f32, 2.0], &Device::Cpu).unwrap(),
+        )]);
+        assert_eq!(
+            sgd.set_velocity(&other).unwrap_err().to_string(),
+            "the velocity of w is [2] of F32 in the state, the network's is [1] of F64; it belongs to another network"
+        );
+    }
+
+    #[test]
+    fn settings_out_of_range_are_refused() {
+        let error = |config| Sgd::new(&config, &[]).unwrap_err().to_string();
+        assert_eq!(
+            error(SgdConfig {
+                lr: 0.0,
+                ..NESTEROV
+            }),
+            "the learning rate is 0; it must be positive"
+        );
+        assert_eq!(
+            error(SgdConfig {
+                momentum: 1.0,
+                ..NESTEROV
+            }),
+            "the momentum is 1; it must be in [0, 1)"
+        );
+    }
+
+    /// Half precision takes the composed path, where a velocity could hold on to the graph.
+    #[test]
+    fn a_step_keeps_no_graph() {
+        for dtype in [DType::F16, DType::F64] {
+            let start = Tensor::new(&[1.0_f64, 2.0], &Device::Cpu).unwrap();
+            let w = Var::from_tensor(&start.to_dtype(dtype).unwrap()).unwrap();
+            let mut sgd = Sgd::new(&NESTEROV, &[("w".to_owned(), w.clone())]).unwrap();
+            let mut grads = GradStore::default();
+            let g = w.affine(2.0, 0.0).unwrap(); // tracked: it was made from a variable
+            assert!(g.track_op());
+            grads.insert(&w, g);
+            sgd.step(&grads).unwrap();
+            assert!(!sgd.parameters[0].velocity.track_op());
+            // v = −0.2, w = 1 − 0.18 − 0.2.
+            let w = w.to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap();
+            assert!((w[0] - 0.62).abs() < 1e-3, "{dtype:?}: {w:?}");
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! What a finished run shows: tables as text, pictures as PNG.
+
+pub mod canvas;
+pub mod colours;
+pub mod compare;
+pub mod curves;
+pub mod examples;
+pub mod table;

@@ -1,0 +1,394 @@
+//! A run folder: everything one run leaves behind, under names that never change.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{BufRead, BufReader, ErrorKind, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Experiment;
+
+/// The folder of one run.
+///
+/// | file | what it holds |
+/// |---|---|
+/// | `run.toml` | the whole experiment, and under `[record]` what made it: versions, instruction set |
+/// | `log.jsonl` | a line an epoch ([`EpochLine`]) |
+/// | `best.safetensors` | the weights of the epoch with the lowest validation loss |
+/// | `state.safetensors` | all that going on needs, as of the last completed epoch |
+/// | `metrics.csv` | a row a test image |
+/// | `summary.json` | every metric's mean and interval over the test images |
+/// | `curves.png`, `examples.png` | what the training and the predictions look like |
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunFolder {
+    path: PathBuf,
+}
+
+/// One line of `log.jsonl`. Two runs of one experiment differ in `seconds` and `images_per_second` only.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpochLine {
+    /// The epoch, counted from one.
+    pub epoch: usize,
+    /// Mean training loss an image, over the augmented images as they were seen.
+    pub loss: f64,
+    /// Mean validation loss an image.
+    pub val_loss: f64,
+    /// Mean Dice an image of the validation set, at network resolution, by the most probable class.
+    pub val_dice: f64,
+    /// The learning rate this epoch was trained with.
+    pub lr: f64,
+    /// Whether this is the best epoch so far, whose weights `best.safetensors` then holds.
+    pub best: bool,
+    /// Wall-clock seconds the epoch took, its validation included.
+    pub seconds: f64,
+    /// Training images a second.
+    pub images_per_second: f64,
+}
+
+/// What made a run: written beside the experiment, and no part of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Version of this program.
+    pub seg_train: String,
+    /// Version of Candle, from the lock file.
+    pub candle_core: String,
+    /// The widest instruction set of the processor that kernels choose by: the same seed gives the same bits on the
+    /// same one only.
+    pub instruction_set: String,
+    /// Operating system and architecture.
+    pub platform: String,
+}
+
+impl Record {
+    /// The record of this program on this machine.
+    pub fn here() -> Self {
+        Self {
+            seg_train: env!("CARGO_PKG_VERSION").into(),
+            candle_core: locked_version("candle-core").into(),
+            instruction_set: instruction_set().into(),
+            platform: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+        }
+    }
+}
+
+/// The version of a dependency in the workspace's lock file: Cargo tells a program its own version only.
+fn locked_version(name: &str) -> &'static str {
+    let mut lines = include_str!("../../Cargo.lock").lines();
+    let header = format!("name = \"{name}\"");
+    lines.find(|line| *line == header);
+    lines
+        .next()
+        .and_then(|line| line.strip_prefix("version = \""))
+        .map_or("unknown", |version| version.trim_end_matches('"'))
+}
+
+#[cfg(target_arch = "x86_64")]
+fn instruction_set() -> &'static str {
+    if std::is_x86_feature_detected!("avx512f") {
+        "avx512f"
+    } else if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+        "avx2+fma"
+    } else {
+        "sse2"
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn instruction_set() -> &'static str {
+    if cfg!(target_arch = "aarch64") {
+        "neon"
+    } else {
+        "baseline"
+    }
+}
+
+impl RunFolder {
+    /// Makes the folder, or takes it as it is when it is empty.
+    ///
+    /// # Errors
+    ///
+    /// A folder that already holds something is refused: a run never writes over another one.
+    pub fn create(path: &Path) -> Result<Self> {
+        refuse_taken(path)?;
+        fs::create_dir_all(path)
+            .with_context(|| format!("the run folder {} cannot be made", path.display()))?;
+        Ok(Self { path: path.into() })
+    }
+
+    /// The folder of an earlier run.
+    ///
+    /// # Errors
+    ///
+    /// When there is no `run.toml` in it.
+    pub fn open(path: &Path) -> Result<Self> {
+        if !path.join("run.toml").is_file() {
+            bail!(
+                "{} is no run folder: it has no run.toml; name a folder that a training run made",
+                path.display()
+            );
+        }
+        Ok(Self { path: path.into() })
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of one of its files.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Writes a file whole or not at all: into a sibling first, synced, then renamed, so that a crash leaves the old one.
+    ///
+    /// # Errors
+    ///
+    /// When the folder cannot be written to.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        write_whole(&self.file(name), bytes)
+    }
+
+    /// Writes `run.toml`: the experiment in full, then the record.
+    ///
+    /// # Errors
+    ///
+    /// When the folder cannot be written to.
+    pub fn write_experiment(&self, experiment: &Experiment) -> Result<()> {
+        let mut text = experiment.to_toml()?;
+        text.push_str("\n[record]\n");
+        text.push_str(&toml::to_string(&Record::here())?);
+        self.write("run.toml", text.as_bytes())
+    }
+
+    /// Reads the experiment back from `run.toml`.
+    ///
+    /// # Errors
+    ///
+    /// When the file is missing or not a complete experiment.
+    pub fn experiment(&self) -> Result<Experiment> {
+        Experiment::read(&self.file("run.toml"))
+    }
+
+    /// Adds a line to `log.jsonl`.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written to.
+    pub fn append_log(&self, line: &EpochLine) -> Result<()> {
+        let path = self.file("log.jsonl");
+        let mut text = serde_json::to_string(line)?;
+        text.push('\n');
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .with_context(|| format!("{} cannot be written", path.display()))
+    }
+
+    /// The lines of `log.jsonl`, oldest first; none when there is no such file yet.
+    ///
+    /// # Errors
+    ///
+    /// When a line is not one that [`append_log`](Self::append_log) writes; a last line cut short by a crash is left out.
+    pub fn log(&self) -> Result<Vec<EpochLine>> {
+        let path = self.file("log.jsonl");
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => {
+                return Err(error).with_context(|| format!("{} cannot be read", path.display()));
+            }
+        };
+        let lines: Vec<String> = BufReader::new(file)
+            .lines()
+            .collect::<std::io::Result<_>>()
+            .with_context(|| format!("{} cannot be read", path.display()))?;
+        let mut log = Vec::with_capacity(lines.len());
+        for (number, line) in lines.iter().enumerate() {
+            match serde_json::from_str(line) {
+                Ok(line) => log.push(line),
+                Err(_) if number + 1 == lines.len() => break,
+                Err(error) => bail!("{}, line {}: {error}", path.display(), number + 1),
+            }
+        }
+        Ok(log)
+    }
+
+    /// Cuts `log.jsonl` back to the first `epochs` epochs: a crash may leave a line of an epoch whose state was never
+    /// written, and that epoch is trained again.
+    ///
+    /// # Errors
+    ///
+    /// When the log cannot be read or written, or lacks one of these epochs.
+    pub fn cut_log(&self, epochs: usize) -> Result<()> {
+        let mut log = self.log()?;
+        if log.len() < epochs {
+            bail!(
+                "{} has {} of the {epochs} epochs that state.safetensors has seen; the folder is damaged",
+                self.file("log.jsonl").display(),
+                log.len()
+            );
+        }
+        log.truncate(epochs);
+        let mut text = String::new();
+        for line in &log {
+            text.push_str(&serde_json::to_string(line)?);
+            text.push('\n');
+        }
+        self.write("log.jsonl", text.as_bytes())
+    }
+}
+
+/// Refuses a folder that holds something already.
+///
+/// # Errors
+///
+/// One sentence that says what to do instead.
+pub fn refuse_taken(path: &Path) -> Result<()> {
+    if path.is_file() {
+        bail!(
+            "{} is a file; name another folder with --out",
+            path.display()
+        );
+    }
+    let holds_something = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
+    if path.join("state.safetensors").is_file() {
+        bail!(
+            "{0} holds a run already; name another folder with --out, or go on with it: seg-train resume {0}",
+            path.display()
+        );
+    }
+    if holds_something {
+        bail!(
+            "{} is not empty; name another folder with --out",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// The first of `base`, `base-2`, `base-3`, … that is not there yet: where a run goes that was given no `--out`.
+pub fn first_free(base: &Path) -> PathBuf {
+    let mut path = base.to_path_buf();
+    let mut number = 1;
+    while path.exists() {
+        number += 1;
+        let mut name = base.as_os_str().to_owned();
+        name.push(format!("-{number}"));
+        path = PathBuf::from(name);
+    }
+    path
+}
+
+/// Writes a file whole or not at all.
+///
+/// # Errors
+///
+/// When the file's folder cannot be written to.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut sibling = path.as_os_str().to_owned();
+    sibling.push(".part");
+    let sibling = PathBuf::from(sibling);
+    File::create(&sibling)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::rename(&sibling, path))
+        .with_context(|| format!("{} cannot be written", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(epoch: usize) -> EpochLine {
+        EpochLine {
+            epoch,
+            loss: 0.1 + 0.2,
+            val_loss: 1.0 / 3.0,
+            val_dice: 0.75,
+            lr: 0.1,
+            best: true,
+            seconds: 1.5,
+            images_per_second: 20.0,
+        }
+    }
+
+    #[test]
+    fn the_log_reads_back_to_the_last_bit_and_can_be_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = RunFolder::create(&dir.path().join("run")).unwrap();
+        assert_eq!(folder.log().unwrap(), []);
+        for epoch in 1..=3 {
+            folder.append_log(&line(epoch)).unwrap();
+        }
+        assert_eq!(folder.log().unwrap(), [line(1), line(2), line(3)]);
+        folder.cut_log(2).unwrap();
+        assert_eq!(folder.log().unwrap(), [line(1), line(2)]);
+        let error = folder.cut_log(5).unwrap_err().to_string();
+        assert!(error.ends_with(
+            "log.jsonl has 2 of the 5 epochs that state.safetensors has seen; the folder is damaged"
+        ));
+    }
+
+    #[test]
+    fn a_last_line_cut_short_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = RunFolder::create(dir.path()).unwrap();
+        folder.append_log(&line(1)).unwrap();
+        let mut file = OpenOptions::new()
+            .append(true)
+            .open(folder.file("log.jsonl"))
+            .unwrap();
+        file.write_all(b"{\"epoch\":2,\"lo").unwrap();
+        assert_eq!(folder.log().unwrap(), [line(1)]);
+    }
+
+    #[test]
+    fn a_folder_that_holds_something_is_refused_with_the_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let shown = dir.path().display();
+        fs::write(dir.path().join("notes.txt"), "mine").unwrap();
+        assert_eq!(
+            RunFolder::create(dir.path()).unwrap_err().to_string(),
+            format!("{shown} is not empty; name another folder with --out")
+        );
+        fs::write(dir.path().join("state.safetensors"), "").unwrap();
+        assert_eq!(
+            RunFolder::create(dir.path()).unwrap_err().to_string(),
+            format!(
+                "{shown} holds a run already; name another folder with --out, or go on with it: seg-train resume {shown}"
+            )
+        );
+    }
+
+    #[test]
+    fn a_folder_without_run_toml_is_no_run_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(
+            RunFolder::open(dir.path()).unwrap_err().to_string(),
+            format!(
+                "{} is no run folder: it has no run.toml; name a folder that a training run made",
+                dir.path().display()
+            )
+        );
+    }
+
+    #[test]
+    fn the_first_free_name_counts_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join("phantom-dice++-0");
+        assert_eq!(first_free(&base), base);
+        fs::create_dir(&base).unwrap();
+        assert_eq!(first_free(&base), dir.path().join("phantom-dice++-0-2"));
+    }
+
+    #[test]
+    fn the_record_knows_the_locked_candle() {
+        assert_eq!(Record::here().candle_core, "0.11.1");
+    }
+}

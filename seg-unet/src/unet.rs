@@ -1,0 +1,505 @@
+//! The network: which operations, in which order, on which weights.
+
+use std::{collections::HashMap, path::Path};
+
+use candle_core::{DType, Device, Error, Result, Tensor, Var};
+
+use crate::{
+    UNetConfig,
+    init::glorot_uniform,
+    ops::{conv2d_same, max_pool2, relu_instance_norm, up2},
+    weights,
+};
+
+/// A U-Net and its weights.
+///
+/// The weights' names, in order: `enc0` … `enc{depth-1}` (fine to coarse), `mid`, then from coarse to fine `up{i}` and
+/// `dec{i}` of the same level, and `head`. A block (`enc`, `mid`, `dec`) holds `conv1`, `norm1`, `conv2`, `norm2`; each
+/// has a `.weight` and a `.bias`. Shapes are `PyTorch`'s: `[out, in, k, k]`, but `[in, out, 2, 2]` for `up{i}`.
+///
+/// ```
+/// use candle_core::Device::Cpu;
+/// use seg_unet::{UNet, UNetConfig};
+/// let net = UNet::new(&UNetConfig::default(), 7, &Cpu)?;
+/// let (name, first) = &net.vars()[0];
+/// assert_eq!((name.as_str(), first.dims()), ("enc0.conv1.weight", &[32, 3, 3, 3][..]));
+/// assert_eq!(net.vars().iter().map(|(_, v)| v.elem_count()).sum::<usize>(), 7_766_018);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct UNet {
+    config: UNetConfig,
+    dtype: DType,
+    vars: Vec<(String, Var)>,
+    /// Fine to coarse.
+    encoder: Vec<Block>,
+    middle: Block,
+    /// Coarse to fine.
+    decoder: Vec<(Layer, Block)>,
+    head: Layer,
+}
+
+/// Weight and bias of one operation; they share their storage with the variables.
+#[derive(Debug)]
+struct Layer {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+/// Twice: convolution, `ReLU`, instance norm.
+#[derive(Debug)]
+struct Block {
+    convs: [Layer; 2],
+    norms: [Layer; 2],
+}
+
+impl Block {
+    fn forward(&self, x: &Tensor, eps: f64) -> Result<Tensor> {
+        let mut x = x.clone();
+        for (conv, norm) in self.convs.iter().zip(&self.norms) {
+            let y = conv2d_same(&x, &conv.weight, &conv.bias)?;
+            x = relu_instance_norm(&y, &norm.weight, &norm.bias, eps)?;
+        }
+        Ok(x)
+    }
+}
+
+/// Makes the weights one after the other; a kernel's place in the order is part of its random key.
+struct Builder<'a> {
+    seed: u64,
+    dtype: DType,
+    device: &'a Device,
+    vars: Vec<(String, Var)>,
+}
+
+impl Builder<'_> {
+    fn layer(&mut self, name: &str, weight: &Tensor, bias: &Tensor) -> Result<Layer> {
+        let (weight, bias) = (Var::from_tensor(weight)?, Var::from_tensor(bias)?);
+        let layer = Layer {
+            weight: weight.as_tensor().clone(),
+            bias: bias.as_tensor().clone(),
+        };
+        self.vars.push((format!("{name}.weight"), weight));
+        self.vars.push((format!("{name}.bias"), bias));
+        Ok(layer)
+    }
+
+    /// A kernel `[a, b, k, k]` and a zero bias of `outputs`.
+    fn kernel(
+        &mut self,
+        name: &str,
+        (a, b, k): (usize, usize, usize),
+        outputs: usize,
+    ) -> Result<Layer> {
+        let index = self.vars.len() as u64;
+        let weight = glorot_uniform((a, b, k, k), self.seed, index, self.dtype, self.device)?;
+        self.layer(
+            name,
+            &weight,
+            &Tensor::zeros(outputs, self.dtype, self.device)?,
+        )
+    }
+
+    fn norm(&mut self, name: &str, channels: usize) -> Result<Layer> {
+        let ones = Tensor::ones(channels, self.dtype, self.device)?;
+        self.layer(name, &ones, &ones.zeros_like()?)
+    }
+
+    fn block(&mut self, name: &str, inputs: usize, outputs: usize) -> Result<Block> {
+        let conv1 = self.kernel(&format!("{name}.conv1"), (outputs, inputs, 3), outputs)?;
+        let norm1 = self.norm(&format!("{name}.norm1"), outputs)?;
+        let conv2 = self.kernel(&format!("{name}.conv2"), (outputs, outputs, 3), outputs)?;
+        let norm2 = self.norm(&format!("{name}.norm2"), outputs)?;
+        Ok(Block {
+            convs: [conv1, conv2],
+            norms: [norm1, norm2],
+        })
+    }
+}
+
+impl UNet {
+    /// A network of f32 weights: kernels Glorot uniform from the seed, biases 0, norm weights 1.
+    ///
+    /// # Errors
+    /// If the configuration is out of range.
+    pub fn new(config: &UNetConfig, seed: u64, device: &Device) -> Result<Self> {
+        Self::with_dtype(config, seed, DType::F32, device)
+    }
+
+    /// As [`UNet::new`], with weights of `dtype`: f32 or f64. The f32 weights are the f64 ones rounded.
+    ///
+    /// # Errors
+    /// If the configuration is out of range, or for another dtype.
+    pub fn with_dtype(
+        config: &UNetConfig,
+        seed: u64,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        config.validate()?;
+        if !matches!(dtype, DType::F32 | DType::F64) {
+            return Err(Error::Msg(format!(
+                "U-Net: weights of {dtype:?}; expected F32 or F64"
+            )));
+        }
+        let &UNetConfig {
+            in_channels,
+            classes,
+            depth,
+            ..
+        } = config;
+        let mut build = Builder {
+            seed,
+            dtype,
+            device,
+            vars: Vec::new(),
+        };
+        let mut encoder = Vec::new();
+        let mut inputs = in_channels;
+        for level in 0..depth {
+            encoder.push(build.block(&format!("enc{level}"), inputs, config.channels(level))?);
+            inputs = config.channels(level);
+        }
+        let middle = build.block("mid", inputs, config.channels(depth))?;
+        let mut decoder = Vec::new();
+        for level in (0..depth).rev() {
+            let (fine, coarse) = (config.channels(level), config.channels(level + 1));
+            let up = build.kernel(&format!("up{level}"), (coarse, fine, 2), fine)?;
+            decoder.push((up, build.block(&format!("dec{level}"), 2 * fine, fine)?));
+        }
+        let head = build.kernel("head", (classes, config.channels(0), 1), classes)?;
+        Ok(Self {
+            config: *config,
+            dtype,
+            vars: build.vars,
+            encoder,
+            middle,
+            decoder,
+            head,
+        })
+    }
+
+    /// Logits `[N, classes, H, W]` of images `[N, in_channels, H, W]`.
+    ///
+    /// # Errors
+    /// If the images have other channels, another dtype, or a size that is no multiple of 2^depth.
+    pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        self.check(images)?;
+        let eps = self.config.norm_eps;
+        let mut x = images.clone();
+        let mut skips = Vec::new();
+        for block in &self.encoder {
+            let skip = block.forward(&x, eps)?;
+            x = max_pool2(&skip)?;
+            skips.push(skip);
+        }
+        x = self.middle.forward(&x, eps)?;
+        for ((up, block), skip) in self.decoder.iter().zip(skips.iter().rev()) {
+            let raised = up2(&x, &up.weight, &up.bias)?;
+            x = block.forward(&Tensor::cat(&[&raised, skip], 1)?, eps)?;
+        }
+        conv2d_same(&x, &self.head.weight, &self.head.bias)
+    }
+
+    fn check(&self, images: &Tensor) -> Result<()> {
+        let (channels, multiple) = (self.config.in_channels, self.config.size_multiple());
+        let found = images.dims();
+        let message = match *found {
+            [n, c, h, w] if n > 0 && c == channels && h > 0 && w > 0 => {
+                if images.dtype() != self.dtype {
+                    format!(
+                        "images are {:?}; expected {:?}, the weights' type",
+                        images.dtype(),
+                        self.dtype
+                    )
+                } else if h % multiple != 0 || w % multiple != 0 {
+                    format!(
+                        "images are {h}×{w}; expected a height and a width that are multiples of {multiple} \
+                         (2^depth), such as {}×{}: resize them or choose a smaller depth",
+                        h.next_multiple_of(multiple),
+                        w.next_multiple_of(multiple)
+                    )
+                } else {
+                    return Ok(());
+                }
+            }
+            _ => format!(
+                "images have shape {found:?}; expected [N, {channels}, H, W], none of them 0"
+            ),
+        };
+        Err(Error::Msg(format!("U-Net: {message}")))
+    }
+
+    /// What the network is made of.
+    pub fn config(&self) -> &UNetConfig {
+        &self.config
+    }
+
+    /// The type of the weights: f32 or f64.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Names and weights, always in the same order.
+    pub fn vars(&self) -> &[(String, Var)] {
+        &self.vars
+    }
+
+    /// Names and present values, outside any graph. They are the weights themselves, not copies: copy what has to
+    /// outlive the next step.
+    pub fn tensors(&self) -> Vec<(String, Tensor)> {
+        self.vars
+            .iter()
+            .map(|(name, var)| (name.clone(), var.as_detached_tensor()))
+            .collect()
+    }
+
+    /// Sets all weights; if any does not fit, none is changed.
+    ///
+    /// # Errors
+    /// If a tensor is missing, unknown, of another shape or dtype, or holds NaN or an infinity.
+    pub fn set_tensors(&self, tensors: &HashMap<String, Tensor>) -> Result<()> {
+        weights::check("the given tensors", &self.vars, tensors)?;
+        self.assign(tensors)
+    }
+
+    /// Sets the weights from tensors that have been checked.
+    fn assign(&self, tensors: &HashMap<String, Tensor>) -> Result<()> {
+        for (name, var) in &self.vars {
+            if let Some(tensor) = tensors.get(name) {
+                var.set(&tensor.to_device(var.device())?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the weights as safetensors, replacing the file only when all is written.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        weights::save(path.as_ref(), self.tensors())
+    }
+
+    /// Reads the weights of a network of this configuration, in the file's own type, f32 or f64.
+    ///
+    /// # Errors
+    /// If the configuration is out of range, the file cannot be read, or a tensor is missing, unknown, of another shape
+    /// or dtype, or holds NaN or an infinity.
+    pub fn load(config: &UNetConfig, path: impl AsRef<Path>, device: &Device) -> Result<Self> {
+        let tensors = weights::read(path.as_ref(), device)?;
+        let dtype = tensors
+            .get("enc0.conv1.weight")
+            .map_or(DType::F32, Tensor::dtype);
+        let dtype = if dtype == DType::F64 {
+            dtype
+        } else {
+            DType::F32
+        };
+        let net = Self::with_dtype(config, 0, dtype, device)?;
+        weights::check(&path.as_ref().display().to_string(), &net.vars, &tensors)?;
+        net.assign(&tensors)?;
+        Ok(net)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device::Cpu;
+
+    use super::*;
+    use crate::ops::testing::random;
+
+    const SMALL: UNetConfig = UNetConfig {
+        in_channels: 2,
+        classes: 3,
+        width: 4,
+        depth: 2,
+        norm_eps: 1e-3,
+    };
+
+    #[test]
+    fn names_and_shapes_are_in_order() {
+        let net = UNet::new(&UNetConfig { depth: 1, ..SMALL }, 1, &Cpu).unwrap();
+        let weights: Vec<_> = net
+            .vars()
+            .iter()
+            .filter(|(name, _)| name.ends_with("weight"))
+            .map(|(name, var)| (name.as_str(), var.dims().to_vec()))
+            .collect();
+        let expected = [
+            ("enc0.conv1.weight", vec![4, 2, 3, 3]),
+            ("enc0.norm1.weight", vec![4]),
+            ("enc0.conv2.weight", vec![4, 4, 3, 3]),
+            ("enc0.norm2.weight", vec![4]),
+            ("mid.conv1.weight", vec![8, 4, 3, 3]),
+            ("mid.norm1.weight", vec![8]),
+            ("mid.conv2.weight", vec![8, 8, 3, 3]),
+            ("mid.norm2.weight", vec![8]),
+            ("up0.weight", vec![8, 4, 2, 2]),
+            ("dec0.conv1.weight", vec![4, 8, 3, 3]),
+            ("dec0.norm1.weight", vec![4]),
+            ("dec0.conv2.weight", vec![4, 4, 3, 3]),
+            ("dec0.norm2.weight", vec![4]),
+            ("head.weight", vec![3, 4, 1, 1]),
+        ];
+        assert_eq!(weights, expected);
+        assert_eq!(net.vars().len(), 2 * expected.len());
+    }
+
+    #[test]
+    fn every_weight_gets_the_gradient_that_central_differences_give() {
+        let net = UNet::with_dtype(&SMALL, 3, DType::F64, &Cpu).unwrap();
+        let x = random(&[2, 2, 8, 12], 1);
+        let loss = || net.forward(&x).unwrap().sqr().unwrap().mean_all().unwrap();
+        let grads = loss().backward().unwrap();
+        for (name, var) in net.vars() {
+            let gradient = grads
+                .get(var)
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f64>()
+                .unwrap();
+            assert!(gradient.iter().all(|g| g.is_finite()), "{name}");
+            let at = var.as_tensor().copy().unwrap();
+            // Along one random direction: a whole tensor at the price of one number.
+            let direction = random(var.dims(), 5);
+            let moved = |by: f64| {
+                var.set(&(&at + (&direction * by).unwrap()).unwrap())
+                    .unwrap();
+                loss().to_scalar::<f64>().unwrap()
+            };
+            let step = 1e-6;
+            let difference = (moved(step) - moved(-step)) / (2.0 * step);
+            var.set(&at).unwrap();
+            let direction = direction.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+            let slope: f64 = gradient.iter().zip(&direction).map(|(g, d)| g * d).sum();
+            assert!(
+                (slope - difference).abs() < 1e-6,
+                "{name}: {slope} and {difference}"
+            );
+        }
+    }
+
+    #[test]
+    fn equal_seeds_give_equal_bits_and_other_seeds_do_not() {
+        let x = random(&[1, 2, 8, 8], 1).to_dtype(DType::F32).unwrap();
+        let logits = |seed| {
+            let net = UNet::new(&SMALL, seed, &Cpu).unwrap();
+            net.forward(&x)
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap()
+        };
+        assert_eq!(logits(1), logits(1));
+        assert_ne!(logits(1), logits(2));
+    }
+
+    #[test]
+    fn a_batch_gives_what_its_images_give_one_by_one() {
+        let net = UNet::new(&SMALL, 1, &Cpu).unwrap();
+        let x = random(&[3, 2, 8, 16], 1).to_dtype(DType::F32).unwrap();
+        let values = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let singly: Vec<f32> = (0..3)
+            .flat_map(|i| values(net.forward(&x.narrow(0, i, 1).unwrap()).unwrap()))
+            .collect();
+        assert_eq!(values(net.forward(&x).unwrap()), singly);
+    }
+
+    /// The number of threads is fixed when a process starts, so this test starts itself.
+    #[test]
+    fn no_bit_depends_on_the_number_of_threads() {
+        const CHILD: &str = "SEG_UNET_PRINTS_GRADIENTS";
+        if std::env::var_os(CHILD).is_some() {
+            let net = UNet::new(&SMALL, 1, &Cpu).unwrap();
+            let x = random(&[2, 2, 96, 64], 1).to_dtype(DType::F32).unwrap();
+            let grads = net
+                .forward(&x)
+                .unwrap()
+                .sqr()
+                .unwrap()
+                .mean_all()
+                .unwrap()
+                .backward()
+                .unwrap();
+            for (name, var) in net.vars() {
+                let gradient = grads
+                    .get(var)
+                    .unwrap()
+                    .flatten_all()
+                    .unwrap()
+                    .to_vec1::<f32>()
+                    .unwrap();
+                let bits: Vec<u32> = gradient.into_iter().map(f32::to_bits).collect();
+                println!("gradient {name} {bits:?}");
+            }
+            return;
+        }
+        let gradients = |threads: &str| -> Vec<String> {
+            let output = std::process::Command::new(std::env::current_exe().unwrap())
+                .args([
+                    "--exact",
+                    "unet::tests::no_bit_depends_on_the_number_of_threads",
+                    "--nocapture",
+                ])
+                .env(CHILD, "1")
+                .env("RAYON_NUM_THREADS", threads)
+                .env("CANDLE_NUM_THREADS", threads)
+                .output()
+                .unwrap();
+            let output = String::from_utf8(output.stdout).unwrap();
+            output
+                .lines()
+                .filter(|line| line.starts_with("gradient "))
+                .map(Into::into)
+                .collect()
+        };
+        let one = gradients("1");
+        assert_eq!(one.len(), 46);
+        for threads in ["2", "5"] {
+            assert!(
+                gradients(threads) == one,
+                "{threads} threads give other bits than one"
+            );
+        }
+    }
+
+    #[test]
+    fn images_that_do_not_fit_are_refused_with_what_would() {
+        let net = UNet::new(&SMALL, 1, &Cpu).unwrap();
+        let t = |dims: &[usize]| Tensor::zeros(dims, DType::F32, &Cpu).unwrap();
+        for (images, sentence) in [
+            (
+                t(&[1, 2, 10, 16]),
+                "U-Net: images are 10×16; expected a height and a width that are multiples of 4 (2^depth), \
+                 such as 12×16: resize them or choose a smaller depth",
+            ),
+            (
+                t(&[1, 3, 8, 8]),
+                "U-Net: images have shape [1, 3, 8, 8]; expected [N, 2, H, W], none of them 0",
+            ),
+            (
+                t(&[2, 8, 8]),
+                "U-Net: images have shape [2, 8, 8]; expected [N, 2, H, W], none of them 0",
+            ),
+            (
+                t(&[0, 2, 8, 8]),
+                "U-Net: images have shape [0, 2, 8, 8]; expected [N, 2, H, W], none of them 0",
+            ),
+            (
+                t(&[1, 2, 8, 8]).to_dtype(DType::F64).unwrap(),
+                "U-Net: images are F64; expected F32, the weights' type",
+            ),
+        ] {
+            assert_eq!(net.forward(&images).unwrap_err().to_string(), sentence);
+        }
+        let error = UNet::with_dtype(&SMALL, 1, DType::F16, &Cpu).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "U-Net: weights of F16; expected F32 or F64"
+        );
+    }
+}

@@ -1,0 +1,456 @@
+//! The program as a user calls it: arguments in; tables, files, one error line and an exit code out.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use image::{GrayImage, Luma, Rgb, RgbImage};
+use tempfile::TempDir;
+
+/// Runs the program in a folder.
+fn seg_train(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_seg-train-under-test"))
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .unwrap()
+}
+
+/// Runs the program, which must succeed, and gives what it printed.
+#[track_caller]
+fn succeeds(folder: &Path, arguments: &[&str]) -> String {
+    let output = seg_train(folder, arguments);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs the program, which must fail with this code and one line on standard error that has all these parts.
+#[track_caller]
+fn fails(folder: &Path, code: i32, arguments: &[&str], parts: &[&str]) {
+    let output = seg_train(folder, arguments);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
+    let said: Vec<&str> = errors
+        .lines()
+        .filter(|line| line.starts_with("error: "))
+        .collect();
+    assert_eq!(said.len(), 1, "{arguments:?}: {errors}");
+    assert!(
+        !errors.contains("panicked") && !errors.contains("backtrace"),
+        "{errors}"
+    );
+    for part in parts {
+        assert!(said[0].contains(part), "`{part}` is not in: {}", said[0]);
+    }
+}
+
+/// The least run that is a run: seconds, not minutes. The epochs are each test's own.
+const TINY: &[&str] = &[
+    "--size",
+    "16x16",
+    "--set",
+    "unet.width=2",
+    "--set",
+    "unet.depth=2",
+    "--set",
+    "data.phantom.train=6",
+    "--set",
+    "data.phantom.val=2",
+    "--set",
+    "data.phantom.test=3",
+];
+
+fn with<'a>(tiny: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    [tiny, more].concat()
+}
+
+/// `images/` and `masks/` of a bright square on dark ground, `count` of them.
+fn squares(folder: &Path, count: u32) {
+    for name in ["images", "masks"] {
+        fs::create_dir_all(folder.join(name)).unwrap();
+    }
+    for i in 0..count {
+        let inside = |x: u32, y: u32| (4 + i % 3..14 + i % 3).contains(&x) && (5..15).contains(&y);
+        let image = RgbImage::from_fn(24, 20, |x, y| {
+            let noise = ((x * 7 + y * 13 + i * 5) % 11) as u8;
+            Rgb([if inside(x, y) { 200 } else { 40 } + noise, 90 + noise, 60])
+        });
+        let mask = GrayImage::from_fn(24, 20, |x, y| Luma([if inside(x, y) { 255 } else { 0 }]));
+        image.save(folder.join(format!("images/{i}.png"))).unwrap();
+        mask.save(folder.join(format!("masks/{i}.png"))).unwrap();
+    }
+}
+
+#[test]
+fn a_run_prints_its_table_and_leaves_everything_in_its_folder() {
+    let home = TempDir::new().unwrap();
+    let said = succeeds(
+        home.path(),
+        &with(
+            TINY,
+            &[
+                "--loss",
+                "focal-tversky++",
+                "--out",
+                "run",
+                "--seed",
+                "3",
+                "--epochs",
+                "2",
+            ],
+        ),
+    );
+    for metric in [
+        "Dice",
+        "Jaccard",
+        "precision",
+        "recall",
+        "NLL",
+        "Brier",
+        "ECE",
+        "excess NLL",
+    ] {
+        assert!(
+            said.to_lowercase().contains(&metric.to_lowercase()),
+            "no {metric} in\n{said}"
+        );
+    }
+    assert_eq!(said.lines().last(), Some("run"));
+    let run = home.path().join("run");
+    for file in [
+        "run.toml",
+        "log.jsonl",
+        "best.safetensors",
+        "state.safetensors",
+        "metrics.csv",
+        "summary.json",
+        "curves.png",
+        "examples.png",
+    ] {
+        assert!(
+            run.join(file).metadata().is_ok_and(|file| file.len() > 0),
+            "{file}"
+        );
+    }
+    let log = fs::read_to_string(run.join("log.jsonl")).unwrap();
+    assert_eq!(log.lines().count(), 2);
+    for line in log.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(line["loss"].as_f64().unwrap().is_finite());
+    }
+    let rows = fs::read_to_string(run.join("metrics.csv")).unwrap();
+    assert_eq!(
+        rows.lines().count(),
+        1 + 3,
+        "a header and a row a test image"
+    );
+    let config: toml::Table = fs::read_to_string(run.join("run.toml"))
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert_eq!(config["seed"].as_integer(), Some(3));
+    assert_eq!(config["unet"]["width"].as_integer(), Some(2));
+    for picture in ["curves.png", "examples.png"] {
+        assert!(image::open(run.join(picture)).unwrap().width() > 200);
+    }
+}
+
+#[test]
+fn equal_seeds_give_equal_bits_and_a_resumed_run_those_of_an_unbroken_one() {
+    let home = TempDir::new().unwrap();
+    let bits = |run: &str| fs::read(home.path().join(run).join("best.safetensors")).unwrap();
+    let train = |out: &str, seed: &str, epochs: &str| {
+        let arguments = [
+            "--loss", "dice++", "--out", out, "--seed", seed, "--epochs", epochs,
+        ];
+        succeeds(home.path(), &with(TINY, &arguments));
+    };
+    train("a", "0", "2");
+    train("b", "0", "2");
+    assert_eq!(bits("a"), bits("b"));
+    train("c", "1", "2");
+    assert_ne!(bits("a"), bits("c"));
+
+    // A run of one epoch whose configuration is then given a second one stands for a run that was cut off.
+    train("d", "0", "1");
+    let config = home.path().join("d/run.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    assert!(text.contains("epochs = 1"));
+    fs::write(&config, text.replace("epochs = 1", "epochs = 2")).unwrap();
+    succeeds(home.path(), &["resume", "d"]);
+    assert_eq!(bits("a"), bits("d"));
+    let state = |run: &str| fs::read(home.path().join(run).join("state.safetensors")).unwrap();
+    assert_eq!(state("a"), state("d"), "weights, momentum and counters");
+    let metrics =
+        |run: &str| fs::read_to_string(home.path().join(run).join("metrics.csv")).unwrap();
+    assert_eq!(metrics("a"), metrics("d"));
+}
+
+#[test]
+fn several_losses_are_trained_and_compared() {
+    let home = TempDir::new().unwrap();
+    let said = succeeds(
+        home.path(),
+        &with(
+            TINY,
+            &[
+                "--loss",
+                "focal-tversky",
+                "--loss",
+                "focal-tversky++",
+                "--out",
+                "both",
+                "--epochs",
+                "1",
+            ],
+        ),
+    );
+    assert!(said.contains("focal-tversky++"));
+    for file in [
+        "comparison.json",
+        "comparison.md",
+        "focal-tversky/summary.json",
+        "focal-tversky++/summary.json",
+    ] {
+        assert!(home.path().join("both").join(file).is_file(), "{file}");
+    }
+    let comparison: serde_json::Value = serde_json::from_str(
+        &fs::read_to_string(home.path().join("both/comparison.json")).unwrap(),
+    )
+    .unwrap();
+    assert!(comparison.to_string().contains("excess"));
+}
+
+#[test]
+fn predict_writes_masks_and_probabilities_for_files_and_folders_of_any_size() {
+    let home = TempDir::new().unwrap();
+    succeeds(
+        home.path(),
+        &with(TINY, &["--loss", "dice++", "--out", "run", "--epochs", "1"]),
+    );
+    let unseen = home.path().join("unseen");
+    fs::create_dir(&unseen).unwrap();
+    GrayImage::from_fn(33, 21, |x, y| Luma([(x * 5 + y) as u8]))
+        .save(unseen.join("odd size.png"))
+        .unwrap();
+    RgbImage::from_fn(16, 40, |x, y| Rgb([x as u8, y as u8, 7]))
+        .save(unseen.join("colour.jpg"))
+        .unwrap();
+    succeeds(
+        home.path(),
+        &[
+            "predict",
+            "run",
+            "unseen",
+            "--out",
+            "found",
+            "--threshold",
+            "0.3",
+        ],
+    );
+    for (name, size) in [("odd size", (33, 21)), ("colour", (16, 40))] {
+        let open = |what: &str| {
+            image::open(home.path().join(format!("found/{name}_{what}.png")))
+                .unwrap()
+                .to_luma8()
+        };
+        let (mask, probability) = (open("mask"), open("probability"));
+        assert_eq!(mask.dimensions(), size);
+        assert_eq!(probability.dimensions(), size);
+        for (mask, p) in mask.pixels().zip(probability.pixels()) {
+            // Half a grey step is what 8 bits cannot tell.
+            let p = f64::from(p.0[0]) / 255.0;
+            assert!(
+                (p - 0.3).abs() < 0.5 / 255.0 + 1e-9 || (p >= 0.3) == (mask.0[0] == 255),
+                "{name}: {p}"
+            );
+        }
+    }
+    // A bad file is named, the others are done all the same.
+    fs::write(unseen.join("torn.png"), b"\x89PNG\r\n\x1a\nand no more").unwrap();
+    let output = seg_train(home.path(), &["predict", "run", "unseen", "--out", "again"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("torn.png"));
+    assert!(home.path().join("again/colour_mask.png").is_file());
+}
+
+#[test]
+fn a_folder_of_pairs_trains_and_is_evaluated_again() {
+    let home = TempDir::new().unwrap();
+    squares(&home.path().join("squares"), 10);
+    let arguments = [
+        "--loss",
+        "combo++",
+        "--data",
+        "folder:squares",
+        "--preset",
+        "paper",
+        "--size",
+        "16x24",
+        "--epochs",
+        "1",
+        "--batch",
+        "2",
+        "--set",
+        "unet.width=2",
+        "--set",
+        "unet.depth=2",
+        "--out",
+        "run",
+    ];
+    succeeds(home.path(), &arguments);
+    let said = succeeds(home.path(), &["eval", "run", "--threshold", "0.9"]);
+    assert!(said.contains("0.9"), "{said}");
+    // The evaluation that came with the training is not written over by one at another threshold.
+    let summary = fs::read_to_string(home.path().join("run/summary.json")).unwrap();
+    assert!(!summary.contains("\"threshold\": 0.9"), "{summary}");
+}
+
+#[test]
+fn the_tables_name_every_loss_and_data_set() {
+    let home = TempDir::new().unwrap();
+    let losses = succeeds(home.path(), &["losses"]);
+    for row in dice_losses::zoo::ZOO {
+        assert!(losses.contains(row.name), "{}", row.name);
+    }
+    let data = succeeds(home.path(), &["data"]);
+    for kind in [
+        "phantom",
+        "drive",
+        "chase-db1",
+        "bus2017",
+        "busi",
+        "dsb2018",
+        "isic2018",
+        "cvc-clinicdb",
+        "kvasir-seg",
+        "folder",
+    ] {
+        assert!(data.contains(kind), "{kind}");
+    }
+}
+
+#[test]
+fn bad_usage_is_one_line_and_exit_code_2() {
+    let home = TempDir::new().unwrap();
+    let bad = |arguments: &[&str], parts: &[&str]| fails(home.path(), 2, arguments, parts);
+    bad(
+        &["--loss", "dise"],
+        &["unknown loss `dise`", "known losses: dice"],
+    );
+    bad(
+        &["--loss", "ce++"],
+        &["no false-positive or false-negative terms"],
+    );
+    bad(
+        &["--loss", "dice++:gamma=-1"],
+        &["`gamma` of `dice++` must be above 0, found `-1`"],
+    );
+    bad(
+        &["--loss", "dice", "--data", "drives:/x"],
+        &["drives", "drive"],
+    );
+    bad(&["--loss", "dice", "--size", "64"], &["64"]);
+    bad(&["--loss", "dice", "--size", "60x64"], &["multiples of 8"]);
+    bad(
+        &["--loss", "dice", "--set", "unet.widht=8"],
+        &["widht", "width"],
+    );
+    bad(
+        &["--loss", "dice", "--set", "unet.width=wide"],
+        &["unet.width"],
+    );
+    bad(&["--loss", "dice", "--device", "gpu"], &["cpu, cuda"]);
+    bad(
+        &["--loss", "dice", "--preset", "papers"],
+        &["unknown preset `papers`"],
+    );
+    bad(&["--loss", "dice", "--epoch", "3"], &["--epochs"]);
+    bad(&["--loss", "dice", "--loss", "dice"], &["named twice"]);
+    bad(&["predict", "run"], &["--out"]);
+    assert!(
+        fs::read_dir(home.path()).unwrap().next().is_none(),
+        "bad usage leaves nothing"
+    );
+}
+
+#[test]
+fn bad_data_is_one_line_that_names_the_file_and_exit_code_1() {
+    let home = TempDir::new().unwrap();
+    let path = home.path().join("pairs");
+    let bad = |parts: &[&str]| {
+        let arguments = with(
+            &[
+                "--preset",
+                "paper",
+                "--size",
+                "16x16",
+                "--set",
+                "unet.width=2",
+                "--set",
+                "unet.depth=2",
+            ],
+            &[
+                "--loss",
+                "dice",
+                "--data",
+                "folder:pairs",
+                "--epochs",
+                "1",
+                "--out",
+                "run",
+            ],
+        );
+        fails(home.path(), 1, &arguments, parts);
+        let _ = fs::remove_dir_all(home.path().join("run"));
+    };
+    bad(&["pairs"]); // no such folder
+    squares(&path, 6);
+    fs::remove_file(path.join("masks/3.png")).unwrap();
+    bad(&["3.png", "mask"]);
+    squares(&path, 6);
+    GrayImage::new(23, 20)
+        .save(path.join("masks/3.png"))
+        .unwrap();
+    bad(&["3.png", "23", "24"]);
+    squares(&path, 6);
+    let whole = fs::read(path.join("images/2.png")).unwrap();
+    fs::write(path.join("images/2.png"), &whole[..whole.len() / 2]).unwrap();
+    bad(&["2.png"]);
+}
+
+#[test]
+fn a_checkpoint_that_is_none_is_refused_by_name() {
+    let home = TempDir::new().unwrap();
+    succeeds(
+        home.path(),
+        &with(TINY, &["--loss", "dice++", "--out", "run", "--epochs", "1"]),
+    );
+    let best = home.path().join("run/best.safetensors");
+    let whole = fs::read(&best).unwrap();
+    let mut poisoned = whole.clone();
+    let last = poisoned.len() - 4;
+    poisoned[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&best, &poisoned).unwrap();
+    fails(
+        home.path(),
+        1,
+        &["eval", "run"],
+        &["best.safetensors", "NaN"],
+    );
+    fs::write(&best, &whole[..whole.len() / 2]).unwrap();
+    fails(home.path(), 1, &["eval", "run"], &["best.safetensors"]);
+    fs::remove_file(&best).unwrap();
+    fails(home.path(), 1, &["eval", "run"], &["best.safetensors"]);
+    fails(home.path(), 1, &["eval", "nowhere"], &["nowhere"]);
+    // A folder that holds a run is not written over.
+    fails(
+        home.path(),
+        2,
+        &with(TINY, &["--loss", "dice", "--out", "run"]),
+        &["run", "resume"],
+    );
+}
