@@ -15,12 +15,11 @@ pub enum Purpose {
     Order = 2,
     /// The augmentation of one sample in one epoch.
     Augment = 3,
-    /// The weights at the start.
+    /// The weights at the start. Reserved: `seg-unet` does not depend on this crate and keys its streams
+    /// `[seed, 4, 0, index of the tensor]` itself; no other purpose may take this number.
     Weights = 4,
     /// One image of the phantom.
     Phantom = 5,
-    /// Resampling for intervals.
-    Bootstrap = 6,
 }
 
 /// The stream for one purpose in one epoch for one sample (zero where there is none).

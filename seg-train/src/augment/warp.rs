@@ -92,8 +92,8 @@ impl Taps {
         let first = [y, x].map(|at| at.floor() as i64 - reach + 1);
         let mut weights = [[0.0; 4]; 2];
         for (axis, at) in [y, x].into_iter().enumerate() {
-            for (i, weight) in weights[axis][..count].iter_mut().enumerate() {
-                *weight = interpolation.weight((first[axis] + i as i64) as f64 - at);
+            for (pixel, weight) in (first[axis]..).zip(&mut weights[axis][..count]) {
+                *weight = interpolation.weight(pixel as f64 - at);
             }
         }
         Self {

@@ -70,17 +70,25 @@ impl DataConfig {
             classes,
             ..
         } = self;
+        if let Some(phantom) = &self.phantom {
+            if kind.row().name != "phantom" {
+                let path = match self.path.display().to_string() {
+                    path if path.is_empty() => "PATH".into(),
+                    path => path,
+                };
+                bail!(
+                    "data.kind is {kind}, but data.phantom says what the built-in images look like; \
+                     name the data set with --data {kind}:{path}, and leave data.phantom out"
+                );
+            }
+            // Before anything is compared: NaN is unequal to itself.
+            phantom.check(kind.row().size)?;
+        }
         let plain = Self {
             kind: *kind,
             path: self.path.clone(),
-            ..Self::default()
-        };
-        if self.phantom.is_some() && kind.row().name != "phantom" {
-            bail!("data.phantom says what the built-in images look like; {kind} reads its own");
-        }
-        let plain = Self {
             phantom: self.phantom.clone(),
-            ..plain
+            ..Self::default()
         };
         if kind.row().name != "folder" && *self != plain {
             bail!(
@@ -228,6 +236,33 @@ mod tests {
                     ..folder.clone()
                 },
                 "channels, mask, classes, mask_suffix and patient_until are options of the data set folder, not of drive",
+            ),
+            (
+                DataConfig {
+                    phantom: Some(PhantomConfig::default()),
+                    ..folder.clone()
+                },
+                "data.kind is folder, but data.phantom says what the built-in images look like; \
+                 name the data set with --data folder:/x, and leave data.phantom out",
+            ),
+            (
+                DataConfig {
+                    path: PathBuf::new(),
+                    phantom: Some(PhantomConfig::default()),
+                    ..folder.clone()
+                },
+                "data.kind is folder, but data.phantom says what the built-in images look like; \
+                 name the data set with --data folder:PATH, and leave data.phantom out",
+            ),
+            (
+                DataConfig {
+                    phantom: Some(PhantomConfig {
+                        noise: f64::NAN,
+                        ..PhantomConfig::default()
+                    }),
+                    ..DataConfig::default()
+                },
+                "the phantom's noise is NaN; it must be from 0 to 255",
             ),
         ] {
             assert_eq!(config.check().unwrap_err().to_string(), sentence);

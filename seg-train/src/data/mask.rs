@@ -10,11 +10,15 @@ use anyhow::{Result, bail};
 use image::DynamicImage;
 use serde::{Deserialize, Serialize};
 
-use super::read::{self, Header};
+use super::read::{self, Decoded, Header};
 use crate::raster::{IGNORE, Labels, NO_CLASS};
 
 /// The largest grey value that is background in a binary mask.
 pub const THRESHOLD: u8 = 127;
+
+/// The largest grey value that black may have become in a JPEG, an eighth of the range: its compression rings around
+/// edges and moves values by up to some ten levels.
+const JPEG_NOISE: u8 = 31;
 
 /// What the values of a mask file mean.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +45,10 @@ pub(crate) fn read_labels(
         data: vec![0; height * width],
     };
     for path in masks {
-        let mask = read::decode(path)?;
+        let Decoded {
+            pixels: mask,
+            is_jpeg,
+        } = read::decode(path)?;
         let (height, width) = (mask.height() as usize, mask.width() as usize);
         same_size(
             image,
@@ -55,7 +62,11 @@ pub(crate) fn read_labels(
             ),
         )?;
         match values {
-            MaskValues::Binary => unite(&mut labels.data, &brightest(mask), path)?,
+            MaskValues::Binary => {
+                let levels = brightest(mask);
+                refuse_dark(&levels, if is_jpeg { JPEG_NOISE } else { 0 }, path)?;
+                unite(&mut labels.data, &levels);
+            }
             MaskValues::Classes => labels.data = class_numbers(mask, classes, path)?,
         }
     }
@@ -87,30 +98,38 @@ pub(crate) fn check_classes(classes: usize) -> Result<()> {
     Ok(())
 }
 
-fn unite(labels: &mut [u8], levels: &[u8], path: &Path) -> Result<()> {
+/// Refuses a mask that is all background but not all black.
+///
+/// {0, 1, 2} or {0, 100} is a mask by another convention: read as it stands, all of it would silently be background. One
+/// bright pixel settles that it is not. `noise` is the largest value that still is black: 0 but for a JPEG, whose empty
+/// mask is nearly black, and where class numbers would not have survived in any case.
+fn refuse_dark(levels: &[u8], noise: u8, path: &Path) -> Result<()> {
     let highest = levels.iter().copied().max().unwrap_or(0);
-    // {0, 1} or {0, 100} is a mask by another convention: read as it stands, all of it would silently be background.
-    if (1..=THRESHOLD).contains(&highest) && levels.iter().all(|&v| v == 0 || v == highest) {
+    if highest > noise && highest <= THRESHOLD {
         bail!(
-            "the mask {} holds no value but 0 and {highest}, and foreground is what is above {THRESHOLD}; \
-             scale it to 0 and 255, or read class numbers with mask = \"classes\"",
+            "the mask {} holds no value above {highest}, and foreground is what is above {THRESHOLD}; \
+             scale it to 0 and 255, or read class numbers with data.mask = \"classes\"",
             path.display()
         );
-    }
-    for (label, &level) in labels.iter_mut().zip(levels) {
-        *label |= u8::from(level > THRESHOLD);
     }
     Ok(())
 }
 
-/// The brightest channel of each pixel, as 8 bits; alpha does not count.
+fn unite(labels: &mut [u8], levels: &[u8]) {
+    for (label, &level) in labels.iter_mut().zip(levels) {
+        *label |= u8::from(level > THRESHOLD);
+    }
+}
+
+/// The brightest channel of each pixel, as 8 bits; alpha does not count. 16 bits are rounded up, so that the class
+/// numbers of a 16-bit mask do not all become 0.
 fn brightest(mask: DynamicImage) -> Vec<u8> {
     match mask {
         DynamicImage::ImageLuma8(grey) => grey.into_raw(),
         other => other
-            .into_rgb8()
+            .into_rgb16()
             .pixels()
-            .map(|p| p.0[0].max(p.0[1]).max(p.0[2]))
+            .map(|p| p.0[0].max(p.0[1]).max(p.0[2]).div_ceil(257) as u8)
             .collect(),
     }
 }

@@ -44,7 +44,7 @@ pub(crate) struct Header {
 /// # Errors
 /// The file cannot be opened or decoded, or is larger than is read; the sentence names the file.
 pub fn read_image(path: &Path, channels: usize) -> Result<Image> {
-    let decoded = decode(path)?;
+    let decoded = decode(path)?.pixels;
     let (height, width) = (decoded.height() as usize, decoded.width() as usize);
     let interleaved: Vec<f32> = match (channels, wide_samples(&decoded)) {
         (1, None) => decoded.into_luma8().iter().map(|&v| f32::from(v)).collect(),
@@ -83,8 +83,15 @@ pub(crate) fn read_header(path: &Path) -> Result<Header> {
     }
 }
 
+/// A decoded file.
+pub(crate) struct Decoded {
+    pub(crate) pixels: DynamicImage,
+    /// Whether it was a JPEG, whose values are near those that were saved but not equal to them.
+    pub(crate) is_jpeg: bool,
+}
+
 /// Decodes a file whose size is within the limits.
-pub(crate) fn decode(path: &Path) -> Result<DynamicImage> {
+pub(crate) fn decode(path: &Path) -> Result<Decoded> {
     let bytes = read_bytes(path)?;
     check_size(path, header_of(&bytes).map_err(|e| undecodable(path, &e))?)?;
     // The JPEG decoder fills what is missing with grey; a mask or an image cut short would pass unseen.
@@ -94,9 +101,13 @@ pub(crate) fn decode(path: &Path) -> Result<DynamicImage> {
             path.display()
         );
     }
-    reader(&bytes)
+    let pixels = reader(&bytes)
         .and_then(ImageReader::decode)
-        .map_err(|e| undecodable(path, &e))
+        .map_err(|e| undecodable(path, &e))?;
+    Ok(Decoded {
+        pixels,
+        is_jpeg: is_jpeg(&bytes),
+    })
 }
 
 fn read_bytes(path: &Path) -> Result<Vec<u8>> {
@@ -151,7 +162,11 @@ fn undecodable(path: &Path, cause: &image::ImageError) -> anyhow::Error {
 /// Whether a JPEG lacks the end marker after its last scan. Within a scan no marker but restarts can occur.
 fn is_cut_jpeg(bytes: &[u8]) -> bool {
     let last = |marker: [u8; 2]| bytes.windows(2).rposition(|pair| pair == marker);
-    bytes.starts_with(&[0xFF, 0xD8]) && last([0xFF, 0xD9]) < last([0xFF, 0xDA])
+    is_jpeg(bytes) && last([0xFF, 0xD9]) < last([0xFF, 0xDA])
+}
+
+fn is_jpeg(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0xFF, 0xD8])
 }
 
 /// Samples of more than 8 bits.

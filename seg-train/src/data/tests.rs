@@ -203,22 +203,47 @@ fn binary_masks_are_cut_above_127_in_their_brightest_channel() {
 }
 
 #[test]
-fn a_mask_of_zeros_and_ones_is_refused_rather_than_read_as_empty() {
+fn a_mask_that_is_dark_but_not_black_is_refused_rather_than_read_as_empty() {
     let folder = three_pairs();
-    let ones = GrayImage::from_fn(W, H, |x, _| Luma([u8::from(x == 1)]));
-    save(&ones, &folder.path().join("masks/a1.bmp"));
-    assert_eq!(
-        load_refusal(
-            &format!("folder:{}", folder.path().display())
-                .parse()
-                .unwrap()
-        ),
-        "the mask @/masks/a1.bmp holds no value but 0 and 1, and foreground is what is above 127; \
-         scale it to 0 and 255, or read class numbers with mask = \"classes\""
-    );
-    save(&GrayImage::new(W, H), &folder.path().join("masks/a1.bmp"));
+    let config: DataConfig = format!("folder:{}", folder.path().display())
+        .parse()
+        .unwrap();
+    let path = folder.path().join("masks/a1.bmp");
+    let refusal = |name: &str, highest: u8| {
+        format!(
+            "the mask @/masks/{name} holds no value above {highest}, and foreground is what is above 127; \
+             scale it to 0 and 255, or read class numbers with data.mask = \"classes\""
+        )
+    };
+    for highest in [1, 2, 127] {
+        let levels = [0, highest, highest / 2];
+        let mask = GrayImage::from_fn(W, H, |x, _| Luma([levels[x as usize % 3]]));
+        save(&mask, &path);
+        assert_eq!(load_refusal(&config), refusal("a1.bmp", highest));
+    }
+    save(&GrayImage::new(W, H), &path);
     let labels = open("folder", folder.path()).load(0).unwrap().labels;
     assert_eq!(labels.data, [0; 24], "an empty mask is a mask");
+    fs::remove_file(&path).unwrap();
+    // Scaled to 8 bits, these class numbers would all be 0.
+    let wide = ImageBuffer::from_fn(W, H, |x, _| Luma([(x % 3) as u16]));
+    save(&wide, &path.with_extension("png"));
+    assert_eq!(load_refusal(&config), refusal("a1.png", 1));
+}
+
+#[test]
+fn an_empty_jpeg_mask_may_be_noisy_but_not_grey() {
+    let folder = three_pairs();
+    fs::remove_file(folder.path().join("masks/a1.bmp")).unwrap();
+    let path = folder.path().join("masks/a1.jpg");
+    let noisy = GrayImage::from_fn(W, H, |x, y| Luma([((7 * x + 3 * y) % 11) as u8]));
+    save(&noisy, &path);
+    assert!(read_image(&path, 1).unwrap().data.iter().any(|&v| v > 0.0));
+    let dataset = open("folder", folder.path());
+    assert_eq!(dataset.load(0).unwrap().labels.data, [0; 24]);
+    save(&GrayImage::from_pixel(W, H, Luma([100])), &path);
+    let error = dataset.load(0).unwrap_err().to_string();
+    assert!(error.contains("holds no value above 100"), "{error}");
 }
 
 #[test]

@@ -26,7 +26,8 @@ impl Default for MetricsConfig {
     }
 }
 
-/// The metrics of one image; `None` is an empty cell: not defined, or not counted by the [`EmptyMask`] policy.
+/// The metrics of one image; `None` is an empty cell: not defined, without a counted pixel, or not counted by the
+/// [`EmptyMask`] policy.
 ///
 /// Overlaps are at the image's own size, from the predicted mask brought there; scores and calibration are at the
 /// network's size, where its probabilities are. With several foreground classes the overlaps and the ECE are means
@@ -173,17 +174,13 @@ mod tests {
     #[test]
     fn an_image_without_counted_pixels_has_empty_cells() {
         let pixels = Pixels::new(&[0.5_f32; 2], 1, &[IGNORE; 2]).unwrap();
-        let config = MetricsConfig {
-            empty: EmptyMask::Skip,
-            ..MetricsConfig::default()
-        };
         let row = measure(
             "blank",
             &[0; 2],
             &[IGNORE; 2],
             &pixels,
             Some(&[0.5; 2]),
-            &config,
+            &MetricsConfig::default(),
         )
         .unwrap()
         .row;

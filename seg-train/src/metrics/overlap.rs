@@ -31,7 +31,8 @@ pub struct Confusion {
 /// What a ratio counts as where its denominator is zero: Dice and Jaccard if both masks are empty, precision if nothing
 /// was predicted, recall if nothing is there.
 ///
-/// The authors' evaluation gives NaN there, which then is the mean of the whole test set.
+/// The authors' evaluation gives NaN there, which then is the mean of the whole test set. Where not a single pixel was
+/// counted there is nothing to agree on: no ratio is counted, whatever the policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EmptyMask {
@@ -183,6 +184,9 @@ impl Confusion {
         if whole > 0 {
             return Some(part as f64 / whole as f64);
         }
+        if *self == Self::default() {
+            return None;
+        }
         match empty {
             EmptyMask::Agreement => Some(if self.fp + self.fn_ == 0 { 1.0 } else { 0.0 }),
             EmptyMask::Skip => None,
@@ -247,6 +251,28 @@ mod tests {
         };
         assert_eq!(invented.recall(EmptyMask::Agreement), Some(0.0));
         assert_eq!(invented.dice(EmptyMask::Skip), Some(0.0)); // not a 0/0
+    }
+
+    #[test]
+    fn without_a_counted_pixel_no_policy_gives_a_ratio() {
+        let nothing = Confusion::of_labels(&[1, 0], &[IGNORE, NO_CLASS], 1).unwrap();
+        for empty in [
+            EmptyMask::Agreement,
+            EmptyMask::Skip,
+            EmptyMask::One,
+            EmptyMask::Zero,
+        ] {
+            for metric in [
+                Confusion::dice,
+                Confusion::jaccard,
+                Confusion::precision,
+                Confusion::recall,
+                Confusion::specificity,
+                Confusion::accuracy,
+            ] {
+                assert_eq!(metric(&nothing, empty), None, "{empty:?}");
+            }
+        }
     }
 
     #[test]

@@ -166,7 +166,7 @@ impl Evaluation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::EmptyMask;
+    use crate::{metrics::EmptyMask, raster::IGNORE};
 
     #[test]
     fn skipped_images_are_counted_and_leave_the_mean() {
@@ -202,6 +202,24 @@ mod tests {
         assert_eq!(dice.interval, None);
         assert_eq!(summary.line("brier").unwrap().images, 2);
         assert_eq!(summary.line("excess_nll").unwrap().mean, None);
+    }
+
+    #[test]
+    fn an_image_whose_labels_are_all_ignored_is_skipped_under_the_default_policy() {
+        let mut evaluation = Evaluation::new(MetricsConfig::default());
+        for (id, labels) in [("blank", [IGNORE; 2]), ("half", [1, 1])] {
+            let pixels = Pixels::new(&[0.25_f32; 2], 1, &labels).unwrap();
+            evaluation.add(id, &[0, 1], &labels, &pixels, None).unwrap();
+        }
+        let summary = evaluation.summary();
+        for (metric, mean) in [("dice", 2.0 / 3.0), ("precision", 1.0), ("brier", 0.5625)] {
+            let line = summary.line(metric).unwrap();
+            assert_eq!(
+                (line.images, line.skipped, line.mean),
+                (1, 1, Some(mean)),
+                "{metric}"
+            );
+        }
     }
 
     #[test]

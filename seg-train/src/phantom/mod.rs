@@ -88,7 +88,7 @@ impl Default for PhantomConfig {
 
 impl PhantomConfig {
     /// Refuses settings that make no image.
-    fn check(&self, size: [usize; 2]) -> Result<()> {
+    pub(crate) fn check(&self, size: [usize; 2]) -> Result<()> {
         ensure!(
             size.iter().all(|&side| side >= 16),
             "a phantom of {}×{} pixels is too small; use 16×16 or more",
