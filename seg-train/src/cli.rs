@@ -32,7 +32,10 @@ struct Cli {
 enum Command {
     /// Evaluate a run's best checkpoint on the test set
     Eval(EvalArgs),
-    /// Segment images the network has never seen: a mask and a map of probabilities for each
+    /// Segment images the network has never seen: a mask and maps of probabilities for each
+    ///
+    /// Writes NAME_mask.png, NAME_probability.png and NAME_heat.png for every image. With more than two classes the mask
+    /// holds class numbers, and there is a NAME_probability_N.png a class. No file is written over.
     Predict(PredictArgs),
     /// Go on with a run that was interrupted, from its last completed epoch
     Resume(ResumeArgs),
@@ -59,13 +62,13 @@ struct TrainArgs {
     #[arg(long, value_name = "HxW")]
     size: Option<String>,
     /// Seed of everything random
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>, allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Epochs at most
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>, allow_negative_numbers = true)]
     epochs: Option<usize>,
     /// Images a step
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>, allow_negative_numbers = true)]
     batch: Option<usize>,
     /// Folder to write to: new or empty [default: runs/DATA-LOSS-SEED]
     #[arg(long, value_name = "DIR")]
@@ -102,9 +105,9 @@ struct EvalArgs {
     /// Folder of the run
     run: PathBuf,
     /// Foreground is where its probability is at least this [default: the more probable class]
-    #[arg(long, value_name = "T", value_parser = threshold)]
+    #[arg(long, value_name = "T", value_parser = threshold, allow_negative_numbers = true)]
     threshold: Option<f64>,
-    /// Another data set, whose test set is used
+    /// Another data set, whose test set is used; of the run's own kind, it is read as the run's own was
     #[arg(long, value_name = "KIND:PATH")]
     data: Option<String>,
     /// cpu, cuda or cuda:N [default: the run's]
@@ -122,9 +125,9 @@ struct PredictArgs {
     /// Folder for the masks and maps; made when missing
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Foreground is where its probability is at least this
-    #[arg(long, value_name = "T", default_value = "0.5", value_parser = threshold)]
-    threshold: f64,
+    /// Foreground is where its probability is at least this [default: 0.5]; for two classes only
+    #[arg(long, value_name = "T", value_parser = threshold, allow_negative_numbers = true)]
+    threshold: Option<f64>,
     /// cpu, cuda or cuda:N [default: the run's]
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
@@ -141,6 +144,14 @@ fn threshold(text: &str) -> Result<f64, String> {
         .ok()
         .filter(|t| (0.0..=1.0).contains(t))
         .ok_or_else(|| "a threshold is a number from 0 to 1".into())
+}
+
+/// A count or a seed: what TOML, which has signed numbers only, can hold too.
+fn whole<T: TryFrom<i64>>(text: &str) -> Result<T, String> {
+    text.parse()
+        .ok()
+        .and_then(|number: i64| T::try_from(number).ok())
+        .ok_or_else(|| format!("expected a whole number from 0 to {}", i64::MAX))
 }
 
 /// How a command can fail.
@@ -212,11 +223,13 @@ fn fail(code: u8, message: &str) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// A message on one line: causes from elsewhere may bring their own line breaks.
+/// A message on one line: causes from elsewhere may bring their own line breaks, and Candle's its backtrace, which
+/// begins with frame 0 and helps nobody who uses the program.
 fn one_line(message: &str) -> String {
     message
         .lines()
         .map(str::trim)
+        .take_while(|line| !line.starts_with("0: "))
         .filter(|line| !line.is_empty())
         .collect::<Vec<_>>()
         .join("; ")
@@ -259,6 +272,34 @@ mod tests {
             one_line(&first_lines(&error.to_string())),
             "unexpected argument '--epoch' found; tip: a similar argument exists: '--epochs'"
         );
+    }
+
+    #[test]
+    fn a_backtrace_is_no_part_of_a_message() {
+        assert_eq!(
+            one_line(
+                "images: shape mismatch\n   0: candle_core::error::Error::bt\n        at /x.rs:3\n"
+            ),
+            "images: shape mismatch"
+        );
+    }
+
+    #[test]
+    fn a_negative_or_vast_number_is_told_what_was_expected() {
+        for (flag, value) in [
+            ("--seed", "-1"),
+            ("--epochs", "-1"),
+            ("--batch", "2.5"),
+            ("--epochs", "18446744073709551615"),
+        ] {
+            let error = Cli::try_parse_from(["seg-train", flag, value]).unwrap_err();
+            assert_eq!(
+                one_line(&first_lines(&error.to_string())),
+                format!(
+                    "invalid value '{value}' for '{flag} <N>': expected a whole number from 0 to 9223372036854775807"
+                )
+            );
+        }
     }
 
     #[test]

@@ -10,8 +10,8 @@ mod unknown;
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result, bail};
-use candle_core::Device;
-use dice_losses::LossSpec;
+use candle_core::{DType, Device, Tensor};
+use dice_losses::{LossSpec, Prediction, Target};
 use seg_unet::UNetConfig;
 use serde::{Deserialize, Serialize};
 
@@ -137,6 +137,26 @@ impl Experiment {
         open_device(&self.device)
     }
 
+    /// Whether the loss can be taken of the network's output, which is known once the data set is: tried on one pixel.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot, such as a weight a class for another number of classes.
+    pub fn check_loss(&self) -> Result<()> {
+        let logits = Tensor::zeros((1, self.unet.classes, 1, 1), DType::F32, &Device::Cpu)?;
+        let labels = Tensor::zeros((1, 1, 1), DType::U8, &Device::Cpu)?;
+        self.loss_spec()?
+            .build()
+            .value_and_grad(&Prediction::logits(&logits), &Target::labels(&labels))
+            .with_context(|| {
+                format!(
+                    "--loss {} does not fit the {} classes of {}",
+                    self.loss, self.unet.classes, self.data
+                )
+            })?;
+        Ok(())
+    }
+
     /// What a type cannot say: sizes that the network can halve, counts above zero, a loss that exists.
     pub(crate) fn check(&self) -> Result<()> {
         self.loss_spec()?;
@@ -150,21 +170,10 @@ impl Experiment {
                 self.unet.depth
             );
         }
-        if self.recipe.epochs == 0 || self.recipe.batch == 0 {
-            bail!(
-                "recipe.epochs is {} and recipe.batch is {}; expected at least 1 of each",
-                self.recipe.epochs,
-                self.recipe.batch
-            );
-        }
+        self.check_counts()?;
         Sgd::new(&self.recipe.sgd, &[]).context("recipe.sgd")?;
-        let factor = self.recipe.plateau.factor;
-        if !(factor > 0.0 && factor < 1.0) {
-            bail!("recipe.plateau.factor is {factor}; expected a number between 0 and 1");
-        }
-        if self.metrics.bins == 0 {
-            bail!("metrics.bins is 0; expected at least 1");
-        }
+        self.recipe.plateau.check().context("recipe.plateau")?;
+        self.recipe.stopping.check().context("recipe.stopping")?;
         self.augment.check().context("augment")?;
         self.data.check()?;
         if matches!(self.data.kind.row().layout, Layout::Generated) {
@@ -175,7 +184,40 @@ impl Experiment {
         }
         Ok(())
     }
+
+    /// Counts that are above zero, and no larger than anyone needs: memory is taken by them.
+    fn check_counts(&self) -> Result<()> {
+        let [height, width] = self.preprocess.size;
+        if height.saturating_mul(width) > PIXELS {
+            bail!(
+                "size {height}x{width} is too large; expected at most 2^26 pixels, such as 8192x8192"
+            );
+        }
+        let mut counts = vec![
+            ("recipe.epochs", self.recipe.epochs, 1, 1_000_000),
+            ("recipe.batch", self.recipe.batch, 1, 65_536),
+            ("metrics.bins", self.metrics.bins, 1, 10_000),
+        ];
+        if let Some(phantom) = &self.data.phantom {
+            counts.extend([
+                ("data.phantom.train", phantom.train, 1, 1_000_000),
+                ("data.phantom.val", phantom.val, 1, 1_000_000),
+                ("data.phantom.test", phantom.test, 1, 1_000_000),
+                ("data.phantom.structures", phantom.structures, 0, 10_000),
+                ("data.phantom.distractors", phantom.distractors, 0, 10_000),
+            ]);
+        }
+        for (key, value, least, most) in counts {
+            if !(least..=most).contains(&value) {
+                bail!("{key} is {value}; expected a whole number from {least} to {most}");
+            }
+        }
+        Ok(())
+    }
 }
+
+/// Pixels of an image at most: far above any use, and a slip of the keyboard fills no memory.
+const PIXELS: usize = 1 << 26;
 
 /// `None` for the CPU, else the number of the CUDA device.
 fn device_number(name: &str) -> Result<Option<usize>> {

@@ -85,13 +85,7 @@ pub fn evaluate(
     threshold: Option<f64>,
     device: &Device,
 ) -> Result<Evaluated> {
-    if threshold.is_some() && data.classes > 2 {
-        bail!(
-            "--threshold decides between two classes and {} has {}; leave it out",
-            data.name,
-            data.classes
-        );
-    }
+    check_threshold(threshold, data.classes)?;
     let unet = load(folder, experiment, device)?;
     let images = Images::new(data, &experiment.preprocess);
     let mut evaluation = Evaluation::new(experiment.metrics.clone());
@@ -162,6 +156,20 @@ pub fn evaluate(
     })
 }
 
+/// Refuses a threshold where there is more to decide than foreground or not.
+///
+/// # Errors
+///
+/// More than two classes.
+pub fn check_threshold(threshold: Option<f64>, classes: usize) -> Result<()> {
+    if threshold.is_some() && classes > 2 {
+        bail!(
+            "--threshold decides between two classes and the network has {classes}; leave it out, and the most probable class is taken"
+        );
+    }
+    Ok(())
+}
+
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
@@ -203,10 +211,15 @@ pub fn show(
 pub fn load(folder: &RunFolder, experiment: &Experiment, device: &Device) -> Result<UNet> {
     let path = folder.file("best.safetensors");
     if !path.is_file() {
-        bail!(
-            "{} has no best.safetensors yet: not one epoch was completed; go on with seg-train resume {0}",
-            folder.path().display()
-        );
+        let shown = folder.path().display();
+        match folder.log()?.len() {
+            0 => bail!(
+                "{shown} has no best.safetensors yet: not one epoch was completed; go on with seg-train resume {shown}"
+            ),
+            epochs => bail!(
+                "{shown} has lost its best.safetensors, which was there after {epochs} epochs; restore the file, or train the run anew with another --out"
+            ),
+        }
     }
     Ok(UNet::load(&experiment.unet, &path, device)?)
 }
@@ -323,6 +336,16 @@ pub fn write_rows(rows: &[ImageRow], path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_threshold_for_three_classes_is_refused() {
+        check_threshold(Some(0.5), 2).unwrap();
+        check_threshold(None, 3).unwrap();
+        assert_eq!(
+            check_threshold(Some(0.5), 3).unwrap_err().to_string(),
+            "--threshold decides between two classes and the network has 3; leave it out, and the most probable class is taken"
+        );
+    }
 
     #[test]
     fn softmax_survives_large_logits() {

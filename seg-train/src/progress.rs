@@ -6,9 +6,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::run_folder::EpochLine;
 
-/// A learning rate as a person writes it: a reduced one is an f32 (0.009999999776 where 0.01 is meant).
-pub fn shown(lr: f64) -> f32 {
-    lr as f32
+/// A learning rate as a person writes it, to four digits: a reduced one is a product of f32 (0.0009999999 where 0.001 is
+/// meant).
+pub fn shown(lr: f64) -> f64 {
+    format!("{lr:.3e}").parse().unwrap_or(lr)
 }
 
 /// The bar of one run. On anything but a terminal it prints one line an epoch, to standard error.
@@ -90,5 +91,18 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reduced_rate_is_shown_as_it_was_meant() {
+        let reduced = 0.1_f32 * 0.1 * 0.1;
+        assert_eq!(shown(f64::from(reduced)).to_string(), "0.001");
+        assert_eq!(shown(0.000_999_999_9).to_string(), "0.001");
+        assert_eq!(shown(0.012_344).to_string(), "0.01234");
     }
 }

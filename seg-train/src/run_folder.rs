@@ -1,5 +1,7 @@
 //! A run folder: everything one run leaves behind, under names that never change.
 
+mod parts;
+
 use std::{
     fs::{self, File, OpenOptions},
     io::{BufRead, BufReader, ErrorKind, Write},
@@ -9,6 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+pub use self::parts::Parts;
 use crate::config::Experiment;
 
 /// The folder of one run.
@@ -16,6 +19,7 @@ use crate::config::Experiment;
 /// | file | what it holds |
 /// |---|---|
 /// | `run.toml` | the whole experiment, and under `[record]` what made it: versions, instruction set |
+/// | `split.json` | which image was trained, validated and tested on ([`Parts`]) |
 /// | `log.jsonl` | a line an epoch ([`EpochLine`]) |
 /// | `best.safetensors` | the weights of the epoch with the lowest validation loss |
 /// | `state.safetensors` | all that going on needs, as of the last completed epoch |
@@ -123,8 +127,16 @@ impl RunFolder {
     ///
     /// # Errors
     ///
-    /// When there is no `run.toml` in it.
+    /// When there is no `run.toml` in it, because it compares several runs or is something else.
     pub fn open(path: &Path) -> Result<Self> {
+        if let Some(Runs { runs }) = Runs::read(path)? {
+            let runs = runs.iter().map(|run| path.join(run).display().to_string());
+            bail!(
+                "{} compares several runs; name one of them: {}",
+                path.display(),
+                runs.collect::<Vec<_>>().join(", ")
+            );
+        }
         if !path.join("run.toml").is_file() {
             bail!(
                 "{} is no run folder: it has no run.toml; name a folder that a training run made",
@@ -242,6 +254,35 @@ impl RunFolder {
             text.push('\n');
         }
         self.write("log.jsonl", text.as_bytes())
+    }
+}
+
+/// The list of runs in a folder that compares several: `runs.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Runs {
+    /// Their folders, in the order in which the losses were named.
+    pub runs: Vec<String>,
+}
+
+impl Runs {
+    /// The file's name.
+    pub const NAME: &str = "runs.json";
+
+    /// The list in a folder; none where the folder compares nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the file is there and cannot be read.
+    pub fn read(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join(Self::NAME);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let text = fs::read_to_string(&path)
+            .with_context(|| format!("{} cannot be read", path.display()))?;
+        let runs = serde_json::from_str(&text).with_context(|| format!("{}", path.display()))?;
+        Ok(Some(runs))
     }
 }
 
@@ -375,6 +416,21 @@ mod tests {
                 "{} is no run folder: it has no run.toml; name a folder that a training run made",
                 dir.path().display()
             )
+        );
+    }
+
+    #[test]
+    fn a_folder_of_several_runs_names_them() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(
+            dir.path().join(Runs::NAME),
+            "{\"runs\": [\"ce\", \"dice\"]}",
+        )
+        .unwrap();
+        let shown = dir.path().display();
+        assert_eq!(
+            RunFolder::open(dir.path()).unwrap_err().to_string(),
+            format!("{shown} compares several runs; name one of them: {shown}/ce, {shown}/dice")
         );
     }
 

@@ -25,6 +25,7 @@
 //! assert!((lr - 0.01).abs() < 1e-9);
 //! ```
 
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 /// Settings of [`ReduceLrOnPlateau`].
@@ -54,6 +55,27 @@ impl Default for ReduceLrOnPlateauConfig {
             min_lr: 1e-4,
         }
     }
+}
+
+impl ReduceLrOnPlateauConfig {
+    /// Refuses settings that mean nothing.
+    pub(crate) fn check(&self) -> Result<()> {
+        let factor = self.factor;
+        ensure!(
+            0.0 < factor && factor < 1.0,
+            "factor is {factor}; expected a number between 0 and 1"
+        );
+        at_least_zero("min_delta", self.min_delta)?;
+        at_least_zero("min_lr", self.min_lr)
+    }
+}
+
+fn at_least_zero(name: &str, value: f64) -> Result<()> {
+    ensure!(
+        value.is_finite() && value >= 0.0,
+        "{name} is {value}; expected a finite number, at least 0"
+    );
+    Ok(())
 }
 
 /// Multiplies the learning rate by `factor` when the validation loss has not improved for `patience` epochs.
@@ -120,6 +142,13 @@ impl Default for EarlyStoppingConfig {
             patience: 50,
             min_delta: 1e-7,
         }
+    }
+}
+
+impl EarlyStoppingConfig {
+    /// Refuses settings that mean nothing.
+    pub(crate) fn check(&self) -> Result<()> {
+        at_least_zero("min_delta", self.min_delta)
     }
 }
 

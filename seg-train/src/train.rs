@@ -61,6 +61,7 @@ pub fn train(
         position = state.position;
         folder.cut_log(position.epoch)?;
     } else {
+        folder.cut_log(0)?;
         State::write(folder, &position, &unet, &sgd)?;
     }
 

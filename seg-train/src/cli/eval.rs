@@ -2,21 +2,32 @@
 
 use super::{
     EvalArgs, Failure, print,
-    train::{heading, open, write_evaluation},
+    train::{heading, open, refuse_changed, write_evaluation},
     usage,
 };
-use crate::{config::open_device, evaluate::evaluate, report::compare, run_folder::RunFolder};
+use crate::{
+    config::open_device,
+    data::DataConfig,
+    evaluate::{check_threshold, evaluate},
+    report::compare,
+    run_folder::{RunFolder, first_free},
+};
 
 pub(super) fn run(args: &EvalArgs) -> Result<(), Failure> {
     let folder = RunFolder::open(&args.run)?;
     let mut experiment = folder.experiment()?;
-    let own = (experiment.data.clone(), args.threshold);
+    check_threshold(args.threshold, experiment.unet.classes).map_err(usage)?;
+    let own = experiment.data.clone();
     if let Some(data) = &args.data {
-        experiment.data = data.parse().map_err(usage)?;
+        experiment.data = another(&own, data).map_err(usage)?;
     }
+    let is_own = experiment.data == own;
     let device =
         open_device(args.device.as_deref().unwrap_or(&experiment.device)).map_err(usage)?;
     let data = open(&experiment)?;
+    if is_own {
+        refuse_changed(&folder, &experiment, &data)?;
+    }
     if (data.channels, data.classes) != (experiment.unet.in_channels, experiment.unet.classes) {
         return Err(Failure::Failed(anyhow::anyhow!(
             "{} has {} channels and {} classes, the network of {} takes {} and {}; train one on it",
@@ -31,11 +42,11 @@ pub(super) fn run(args: &EvalArgs) -> Result<(), Failure> {
     let evaluated = evaluate(&folder, &experiment, &data, args.threshold, &device)?;
     // The run's own summary stays what it was: other questions are answered in folders of their own.
     let mut out = folder.path().to_path_buf();
-    if own != (experiment.data.clone(), None) {
+    if !is_own || args.threshold.is_some() {
         let threshold = args
             .threshold
             .map_or(String::new(), |t| format!("-threshold-{t}"));
-        out.push(format!("eval-{}{threshold}", data.name));
+        out = first_free(&out.join(format!("eval-{}{threshold}", data.name)));
         std::fs::create_dir_all(&out).map_err(anyhow::Error::from)?;
     }
     write_evaluation(&evaluated, &out)?;
@@ -46,4 +57,42 @@ pub(super) fn run(args: &EvalArgs) -> Result<(), Failure> {
         out.display()
     ));
     Ok(())
+}
+
+/// The data set of `--data`. One of the run's own kind is read as the run's own was: classes, masks and all.
+fn another(own: &DataConfig, text: &str) -> anyhow::Result<DataConfig> {
+    let named = text.parse::<DataConfig>()?.absolute()?;
+    if named.kind.row().name == own.kind.row().name {
+        let path = named.path;
+        return Ok(DataConfig {
+            path,
+            ..own.clone()
+        });
+    }
+    Ok(named)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_data_set_of_the_runs_kind_is_read_as_the_runs_own() {
+        let own = DataConfig {
+            classes: 4,
+            channels: Some(1),
+            mask_suffix: "_seg".into(),
+            ..("folder:/one".parse().unwrap())
+        };
+        let expected = DataConfig {
+            path: "/two".into(),
+            ..own.clone()
+        };
+        assert_eq!(another(&own, "folder:/two").unwrap(), expected);
+        assert_eq!(another(&own, "folder:/one").unwrap(), own);
+        assert_eq!(
+            another(&own, "drive:/d").unwrap(),
+            "drive:/d".parse().unwrap()
+        );
+    }
 }

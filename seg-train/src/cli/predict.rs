@@ -3,18 +3,21 @@
 use super::{Failure, PredictArgs, print, usage};
 use crate::{
     config::open_device,
-    evaluate::load,
-    predict::{inputs, make_folder, segment},
+    evaluate::{check_threshold, load},
+    predict::{inputs, make_folder, refuse_overwriting, segment},
     run_folder::RunFolder,
 };
 
 pub(super) fn run(args: &PredictArgs) -> Result<(), Failure> {
     let folder = RunFolder::open(&args.run)?;
     let experiment = folder.experiment()?;
+    let classes = experiment.unet.classes;
+    check_threshold(args.threshold, classes).map_err(usage)?;
     let device =
         open_device(args.device.as_deref().unwrap_or(&experiment.device)).map_err(usage)?;
     let unet = load(&folder, &experiment, &device)?;
     let files = inputs(&args.inputs)?;
+    refuse_overwriting(&files, &args.out, classes).map_err(usage)?;
     make_folder(&args.out)?;
     let mut failed = 0;
     for file in &files {

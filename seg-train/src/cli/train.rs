@@ -1,14 +1,15 @@
 //! Training, one loss or several, and going on with what was interrupted.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use anyhow::{Context, Result, bail};
 use dice_losses::LossSpec;
-use serde::{Deserialize, Serialize};
+use rayon::prelude::*;
+use serde::Serialize;
 
 use super::{Failure, TrainArgs, print, usage};
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
     data::Dataset,
     evaluate::{Evaluated, evaluate, load, show, write_rows},
     report::{compare, curves, examples},
-    run_folder::{RunFolder, first_free, refuse_taken, write_whole},
+    run_folder::{Parts, RunFolder, Runs, first_free, refuse_taken, write_whole},
     train::{End, train},
 };
 
@@ -35,16 +36,6 @@ fn listen() -> Result<()> {
     .context("Ctrl-C cannot be listened for")
 }
 
-/// The list of runs in a folder that compares several: `runs.json`.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Runs {
-    /// Their folders, in the order in which the losses were named.
-    runs: Vec<String>,
-}
-
-const RUNS: &str = "runs.json";
-
 /// Trains what the arguments say.
 pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
     let layers = args.layers();
@@ -62,7 +53,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
         .zip(&experiments)
         .map(|(loss, experiment)| file_name(loss.unwrap_or(&experiment.loss)))
         .collect();
-    refuse_twins(&names).map_err(usage)?;
+    refuse_twins(&args.loss, &experiments).map_err(usage)?;
     // Before any data is read: a device that is not there is a slip of the command line.
     experiments[0].open_device().map_err(usage)?;
     if let Some(out) = &args.out {
@@ -73,7 +64,9 @@ pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
     for experiment in &mut experiments {
         experiment.unet.in_channels = data.channels;
         experiment.unet.classes = data.classes;
+        experiment.check_loss().map_err(usage)?;
     }
+    decode_test_images(&data)?;
     let out = match &args.out {
         Some(out) => out.clone(),
         None => first_free(&PathBuf::from("runs").join(default_name(
@@ -84,16 +77,15 @@ pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
     };
     listen()?;
     if let [experiment] = &experiments[..] {
-        let folder = RunFolder::create(&out)?;
-        folder.write_experiment(experiment)?;
+        let folder = begin(&out, experiment, &data)?;
         return single(&folder, experiment, &data);
     }
     // All folders first, so that an interrupted comparison can be resumed as a whole.
     for (name, experiment) in names.iter().zip(&experiments) {
-        RunFolder::create(&out.join(name))?.write_experiment(experiment)?;
+        begin(&out.join(name), experiment, &data)?;
     }
     write_json(
-        &out.join(RUNS),
+        &out.join(Runs::NAME),
         &Runs {
             runs: names.clone(),
         },
@@ -103,25 +95,58 @@ pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
 
 /// Goes on with a run, or with a comparison of several.
 pub(super) fn resume(out: &Path) -> Result<(), Failure> {
-    let list = out.join(RUNS);
-    if !list.is_file() {
+    let Some(Runs { runs }) = Runs::read(out)? else {
         let folder = RunFolder::open(out)?;
         let experiment = folder.experiment()?;
-        let data = open(&experiment)?;
+        let data = reopen(&folder, &experiment)?;
         listen()?;
         return single(&folder, &experiment, &data);
-    }
-    let text = std::fs::read_to_string(&list)
-        .with_context(|| format!("{} cannot be read", list.display()))?;
-    let Runs { runs } =
-        serde_json::from_str(&text).with_context(|| format!("{}", list.display()))?;
+    };
     let first = runs
         .first()
-        .with_context(|| format!("{} lists no runs", list.display()))?;
-    let experiment = RunFolder::open(&out.join(first))?.experiment()?;
-    let data = open(&experiment)?;
+        .with_context(|| format!("{} lists no runs", out.join(Runs::NAME).display()))?;
+    let folder = RunFolder::open(&out.join(first))?;
+    let data = reopen(&folder, &folder.experiment()?)?;
     listen()?;
     several(out, &runs, &data)
+}
+
+/// A new run folder with all that is known before the first epoch.
+fn begin(path: &Path, experiment: &Experiment, data: &Dataset) -> Result<RunFolder> {
+    let folder = RunFolder::create(path)?;
+    Parts::of(data).write(&folder)?;
+    // Last: with it the folder is a run's.
+    folder.write_experiment(experiment)?;
+    Ok(folder)
+}
+
+/// The data set of a run that began earlier, divided as it was then.
+fn reopen(folder: &RunFolder, experiment: &Experiment) -> Result<Dataset> {
+    let data = open(experiment)?;
+    refuse_changed(folder, experiment, &data)?;
+    decode_test_images(&data)?;
+    Ok(data)
+}
+
+/// Refuses a run's own data set when it is no longer divided as it was.
+pub(super) fn refuse_changed(
+    folder: &RunFolder,
+    experiment: &Experiment,
+    data: &Dataset,
+) -> Result<()> {
+    Parts::read(folder)?.refuse_other(&Parts::of(data), &experiment.data.to_string())
+}
+
+/// Decodes every test image and forgets it: nothing else looks at them before the last epoch, and a damaged one would be
+/// found after days of training. The error is the first in their order, whatever thread met it.
+fn decode_test_images(data: &Dataset) -> Result<()> {
+    let decoded: Vec<Result<()>> = data
+        .split
+        .test
+        .par_iter()
+        .map(|&i| data.load(i).map(drop))
+        .collect();
+    decoded.into_iter().collect()
 }
 
 fn single(folder: &RunFolder, experiment: &Experiment, data: &Dataset) -> Result<(), Failure> {
@@ -240,11 +265,26 @@ pub(super) fn heading(evaluated: &Evaluated) -> String {
     format!(
         "{}\n{}, {} test images; weights of epoch {} of {}; foreground is {decision}\n",
         report.loss,
-        report.data,
+        from_here(&report.data),
         evaluated.rows.len(),
         report.best_epoch,
         report.epochs
     )
+}
+
+/// A data set with its path as one would write it here: below the working directory, from there.
+fn from_here(data: &str) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    match data.split_once(':') {
+        Some((kind, path)) => {
+            let path = Path::new(path);
+            format!(
+                "{kind}:{}",
+                path.strip_prefix(here).unwrap_or(path).display()
+            )
+        }
+        None => data.into(),
+    }
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
@@ -253,11 +293,19 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     write_whole(path, text.as_bytes())
 }
 
-fn refuse_twins(names: &[String]) -> Result<()> {
-    let mut seen = BTreeSet::new();
-    for name in names {
-        if !seen.insert(name) {
-            bail!("--loss {name} is named twice; a loss is compared with other losses");
+/// Refuses one loss under two names; `experiments` hold the losses in full.
+fn refuse_twins(losses: &[String], experiments: &[Experiment]) -> Result<()> {
+    let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
+    for (name, experiment) in losses.iter().zip(experiments) {
+        match seen.insert(&experiment.loss, name) {
+            None => {}
+            Some(other) if other == name => {
+                bail!("--loss {name} is named twice; a loss is compared with other losses")
+            }
+            Some(other) => bail!(
+                "--loss {other} and --loss {name} are the same, {}; a loss is compared with other losses",
+                experiment.loss
+            ),
         }
     }
     Ok(())
@@ -292,12 +340,71 @@ mod tests {
         );
     }
 
+    fn twins(losses: &[&str]) -> String {
+        let losses: Vec<String> = losses.iter().map(ToString::to_string).collect();
+        let layers = TrainArgs::default().layers();
+        let experiments: Vec<Experiment> = losses
+            .iter()
+            .map(|loss| layers.resolve(Some(loss)).unwrap())
+            .collect();
+        refuse_twins(&losses, &experiments).unwrap_err().to_string()
+    }
+
     #[test]
     fn a_loss_named_twice_is_refused() {
-        let error = refuse_twins(&["ce".into(), "dsc".into(), "ce".into()]).unwrap_err();
         assert_eq!(
-            error.to_string(),
+            twins(&["ce", "dice", "ce"]),
             "--loss ce is named twice; a loss is compared with other losses"
         );
+    }
+
+    #[test]
+    fn one_loss_under_two_names_is_refused() {
+        let error = twins(&["dice", "dsc"]);
+        assert!(
+            error.starts_with("--loss dice and --loss dsc are the same, dice:")
+                && error.ends_with("; a loss is compared with other losses"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_loss_for_other_classes_is_refused_before_anything_is_trained() {
+        let layers = TrainArgs::default().layers();
+        let mut experiment = layers.resolve(Some("dice:classes=3")).unwrap();
+        let error = format!("{:#}", experiment.check_loss().unwrap_err());
+        assert!(
+            error.starts_with("--loss dice:")
+                && error.contains(" does not fit the 2 classes of phantom: "),
+            "{error}"
+        );
+        experiment.unet.classes = 4;
+        experiment.check_loss().unwrap();
+    }
+
+    #[test]
+    fn the_first_damaged_test_image_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        for folder in ["images", "masks"] {
+            std::fs::create_dir(dir.path().join(folder)).unwrap();
+            for i in 0..12 {
+                let image =
+                    image::GrayImage::from_fn(16, 16, |x, y| image::Luma([(x * y + i) as u8]));
+                image
+                    .save(dir.path().join(format!("{folder}/{i}.png")))
+                    .unwrap();
+            }
+        }
+        let config = format!("folder:{}", dir.path().display()).parse().unwrap();
+        let data = Dataset::open(&config, 0).unwrap();
+        decode_test_images(&data).unwrap();
+        for &i in &data.split.test {
+            let path = dir.path().join(format!("images/{}.png", data.id(i)));
+            let whole = std::fs::read(&path).unwrap();
+            std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        }
+        let error = format!("{:#}", decode_test_images(&data).unwrap_err());
+        let first = format!("images/{}.png", data.id(data.split.test[0]));
+        assert!(error.contains(&first), "{error}");
     }
 }

@@ -48,6 +48,14 @@ impl Layers {
             config = parse(&text).with_context(|| format!("{}", path.display()))?;
             config.remove("record");
         }
+        if let Some(named) = &self.data {
+            // The file's data set is another one: nothing it says of that holds for this.
+            let named: DataConfig = named.parse()?;
+            let said = config.get("data").and_then(|data| data.get("kind"));
+            if said.is_some_and(|kind| kind.as_str() != Some(named.kind.row().name)) {
+                config.remove("data");
+            }
+        }
         let flags = self.flags(loss)?;
         let set = self
             .set
@@ -79,6 +87,7 @@ impl Layers {
         }
         let mut experiment: Experiment = typed(table)?;
         experiment.loss = experiment.loss_spec()?.to_string();
+        experiment.data = experiment.data.absolute()?;
         experiment.check()?;
         Ok(experiment)
     }
@@ -113,12 +122,15 @@ impl Layers {
         }
         for (key, value) in [("recipe.epochs", self.epochs), ("recipe.batch", self.batch)] {
             if let Some(value) = value {
-                put(key, Value::Integer(value as i64));
+                let value =
+                    i64::try_from(value).with_context(|| format!("{key} is above 2^63 - 1"))?;
+                put(key, Value::Integer(value));
             }
         }
         if let Some(data) = &self.data {
             let data: DataConfig = data.parse()?;
-            put("data", Value::try_from(&data)?);
+            put("data.kind", data.kind.row().name.into());
+            put("data.path", Value::try_from(&data.path)?);
         }
         if let Some(size) = &self.size {
             let [height, width] = parse_size(size)?;
@@ -239,6 +251,39 @@ mod tests {
     }
 
     #[test]
+    fn a_data_set_that_is_named_takes_the_place_of_the_files_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let with_config = |text: &str, data: &str| {
+            let path = dir.path().join("mine.toml");
+            fs::write(&path, text).unwrap();
+            let layers = Layers {
+                config: Some(path),
+                data: Some(data.into()),
+                ..Layers::default()
+            };
+            layers.resolve(Some("ce")).unwrap().data
+        };
+        // A run.toml of the phantom, and another kind: nothing of the phantom is left.
+        let run = Preset::Phantom.experiment("phantom".parse().unwrap());
+        let data = with_config(&run.to_toml().unwrap(), "folder:/two");
+        assert_eq!(data, "folder:/two".parse().unwrap());
+        // The same kind elsewhere: how its files are read holds there too.
+        let folder = "[data]\nkind = 'folder'\npath = '/one'\nmask = 'classes'\nclasses = 4\n";
+        let data = with_config(folder, "folder:/two");
+        assert_eq!((data.classes, data.path), (4, PathBuf::from("/two")));
+    }
+
+    #[test]
+    fn a_relative_path_becomes_absolute_so_that_a_run_can_be_resumed_from_anywhere() {
+        let layers = Layers {
+            data: Some("folder:pairs".into()),
+            ..Layers::default()
+        };
+        let path = layers.resolve(Some("ce")).unwrap().data.path;
+        assert_eq!(path, std::env::current_dir().unwrap().join("pairs"));
+    }
+
+    #[test]
     fn without_a_flag_the_loss_comes_from_the_file_or_is_asked_for() {
         let set = Layers {
             set: vec!["loss=ce".into()],
@@ -272,25 +317,56 @@ mod tests {
             ),
             (
                 "recipe.plateau.factor=1",
-                "recipe.plateau.factor is 1; expected a number between 0 and 1",
+                "recipe.plateau: factor is 1; expected a number between 0 and 1",
+            ),
+            (
+                "recipe.plateau.min_lr=nan",
+                "recipe.plateau: min_lr is NaN; expected a finite number, at least 0",
+            ),
+            (
+                "recipe.plateau.min_delta=inf",
+                "recipe.plateau: min_delta is inf; expected a finite number, at least 0",
+            ),
+            (
+                "recipe.stopping.min_delta=nan",
+                "recipe.stopping: min_delta is NaN; expected a finite number, at least 0",
+            ),
+            (
+                "recipe.sgd.lr=inf",
+                "recipe.sgd: the learning rate is inf; it must be positive",
+            ),
+            (
+                "preprocess.size=[1000000000, 1000000000]",
+                "size 1000000000x1000000000 is too large; expected at most 2^26 pixels, such as 8192x8192",
+            ),
+            (
+                "data.phantom.train=1000000000000000",
+                "data.phantom.train is 1000000000000000; expected a whole number from 1 to 1000000",
+            ),
+            (
+                "metrics.bins=1000000000000",
+                "metrics.bins is 1000000000000; expected a whole number from 1 to 10000",
             ),
             (
                 "augment.mirror=3",
                 "augment: mirror = 3: a probability lies within 0 and 1",
             ),
-            ("metrics.bins=0", "metrics.bins is 0; expected at least 1"),
+            (
+                "metrics.bins=0",
+                "metrics.bins is 0; expected a whole number from 1 to 10000",
+            ),
             (
                 "data.phantom.noise=-3",
                 "the phantom's noise is -3; it must be from 0 to 255",
             ),
             (
                 "data.phantom.val=0",
-                "data.phantom has train = 128, val = 0 and test = 32; expected at least 1 of each",
+                "data.phantom.val is 0; expected a whole number from 1 to 1000000",
             ),
             ("lr=1", "unknown key `lr`; did you mean `recipe.sgd.lr`?"),
             (
                 "recipe.batch=0",
-                "recipe.epochs is 7 and recipe.batch is 0; expected at least 1 of each",
+                "recipe.batch is 0; expected a whole number from 1 to 65536",
             ),
         ] {
             assert_eq!(

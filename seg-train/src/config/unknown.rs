@@ -66,22 +66,19 @@ fn find<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
     }
 }
 
-/// The known key that is fewest edits away, or that ends the same way: `lr` is short for `recipe.sgd.lr`.
+/// The known key that ends the same way (`lr` is short for `recipe.sgd.lr`), or whose end is fewest edits away, but no
+/// more than a third of the shorter word: a short key is a few edits from anything.
 fn nearest(key: &str, known: &[String]) -> Option<String> {
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
     let by_end = known.iter().find(|candidate| last(candidate) == last(key));
     let by_edits = || {
         known
             .iter()
-            .map(|candidate| {
-                (
-                    edits(key, candidate).min(edits(&last(key), &last(candidate))),
-                    candidate,
-                )
+            .filter(|candidate| {
+                let (a, b) = (last(key), last(candidate));
+                edits(&a, &b) <= a.len().min(b.len()).div_ceil(3)
             })
-            .filter(|(distance, _)| *distance <= 2)
-            .min_by_key(|(distance, _)| *distance)
-            .map(|(_, candidate)| candidate)
+            .min_by_key(|candidate| (edits(&last(key), &last(candidate)), edits(key, candidate)))
     };
     by_end.or_else(by_edits).cloned()
 }
@@ -157,6 +154,10 @@ mod tests {
         assert_eq!(
             refused("unet.activation = 'relu'"),
             "unknown key `unet.activation`; the keys here are `unet.depth`, `unet.width`"
+        );
+        assert_eq!(
+            refused("unet.blur = 1"),
+            "unknown key `unet.blur`; the keys here are `unet.depth`, `unet.width`"
         );
         assert_eq!(
             refused("colour.of.bikeshed = 1"),

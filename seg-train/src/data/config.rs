@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
-use anyhow::{Error, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{kinds::Kind, mask::MaskValues};
@@ -61,6 +61,19 @@ impl Default for DataConfig {
 }
 
 impl DataConfig {
+    /// The same with its path absolute: what is written down is read from other folders too.
+    ///
+    /// # Errors
+    /// The working directory is gone.
+    pub fn absolute(self) -> Result<Self> {
+        if self.path.as_os_str().is_empty() {
+            return Ok(self);
+        }
+        let path = std::path::absolute(&self.path)
+            .with_context(|| format!("{} has no absolute path", self.path.display()))?;
+        Ok(Self { path, ..self })
+    }
+
     /// Checks what can be checked without looking at files.
     pub(crate) fn check(&self) -> Result<()> {
         let Self {

@@ -184,6 +184,16 @@ impl Dataset {
         self.len() == 0
     }
 
+    /// The name of image `i`; empty where there is no such image.
+    pub fn id(&self, i: usize) -> String {
+        match &self.source {
+            Source::Phantom { .. } => phantom::id(i),
+            Source::Files { items, .. } => items
+                .get(i)
+                .map_or_else(String::new, |item| item.id.clone()),
+        }
+    }
+
     /// Decodes image `i` and its masks.
     ///
     /// # Errors

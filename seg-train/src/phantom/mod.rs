@@ -160,11 +160,16 @@ pub fn sample(
     let scene = Scene::new(config, size, seed, index)?;
     let (image, labels) = (scene.image(), scene.mask(0));
     Ok(Phantom {
-        id: format!("phantom-{index}"),
+        id: id(index),
         image,
         labels,
         truth: scene.q,
     })
+}
+
+/// The name of image `index`.
+pub(crate) fn id(index: usize) -> String {
+    format!("phantom-{index}")
 }
 
 /// Mean entropy of `q` over the pixels, in nats: the expected NLL of the model that knows q, which none can beat.
