@@ -173,7 +173,8 @@ fn validate(
     lr: f64,
 ) -> Result<Validation> {
     let device = experiment.open_device()?;
-    let (mut total, mut dice, mut seen) = (0.0, 0.0, 0_usize);
+    let (mut total, mut seen) = (0.0, 0_usize);
+    let mut dices = Vec::new();
     for chunk in data.split.val.chunks(experiment.recipe.batch) {
         let prepared = chunk
             .iter()
@@ -202,17 +203,19 @@ fn validate(
             .zip(batch.labels.chunks_exact(pixels))
         {
             let counts = Confusion::of_argmax(&Pixels::new(p, classes, labels)?).split_off(1);
-            let dices = counts
-                .iter()
-                .filter_map(|class| class.dice(EmptyMask::Agreement));
-            dice += dices.sum::<f64>() / counts.len() as f64;
+            // An image without a counted pixel has no Dice.
+            dices.extend(
+                counts
+                    .iter()
+                    .filter_map(|class| class.dice(EmptyMask::Agreement)),
+            );
         }
         total += value * batch.len() as f64;
         seen += batch.len();
     }
     Ok(Validation {
         loss: total / seen as f64,
-        dice: dice / seen as f64,
+        dice: dices.iter().sum::<f64>() / dices.len().max(1) as f64,
     })
 }
 
