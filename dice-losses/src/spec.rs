@@ -7,7 +7,13 @@
 //! `++` alone means γ = 2. The keys are the row's parameters in [`crate::zoo::ZOO`] and, where `++` applies, those of
 //! [`REGION_PARAMETERS`]; `preset=paper` takes the equations as printed where the authors' code differs.
 
-use std::{error::Error, fmt, str::FromStr};
+use std::{
+    error::Error,
+    fmt,
+    ops::Bound::{self, Excluded, Included, Unbounded},
+    ops::RangeBounds as _,
+    str::FromStr,
+};
 
 use crate::{
     index::Tversky,
@@ -34,18 +40,12 @@ pub struct Parameter {
 /// What values a parameter takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
-    /// A number in a range.
+    /// A finite number in a range.
     Number {
         /// If not given.
         default: f64,
-        /// Smallest value.
-        min: f64,
-        /// Largest value.
-        max: f64,
-        /// Whether `min` itself is left out.
-        above_min: bool,
-        /// Whether `max` itself is left out.
-        below_max: bool,
+        /// Where the range begins and ends.
+        range: (Bound<f64>, Bound<f64>),
     },
     /// One of these words; the first is the default.
     Choice(&'static [&'static str]),
@@ -54,65 +54,14 @@ pub enum Kind {
 }
 
 impl Parameter {
-    /// A number from `min` to `max`.
+    /// A number in a range.
     pub(crate) const fn number(
         name: &'static str,
         default: f64,
-        min: f64,
-        max: f64,
+        range: (Bound<f64>, Bound<f64>),
         meaning: &'static str,
     ) -> Self {
-        let kind = Kind::Number {
-            default,
-            min,
-            max,
-            above_min: false,
-            below_max: !max.is_finite(),
-        };
-        Self {
-            name,
-            meaning,
-            kind,
-        }
-    }
-
-    /// A number above `min`.
-    pub(crate) const fn above(
-        name: &'static str,
-        default: f64,
-        min: f64,
-        max: f64,
-        meaning: &'static str,
-    ) -> Self {
-        let kind = Kind::Number {
-            default,
-            min,
-            max,
-            above_min: true,
-            below_max: !max.is_finite(),
-        };
-        Self {
-            name,
-            meaning,
-            kind,
-        }
-    }
-
-    /// A number from `min` to just below `max`.
-    pub(crate) const fn below(
-        name: &'static str,
-        default: f64,
-        min: f64,
-        max: f64,
-        meaning: &'static str,
-    ) -> Self {
-        let kind = Kind::Number {
-            default,
-            min,
-            max,
-            above_min: false,
-            below_max: true,
-        };
+        let kind = Kind::Number { default, range };
         Self {
             name,
             meaning,
@@ -142,24 +91,33 @@ impl Parameter {
         }
     }
 
+    /// The default as a specification writes it.
+    ///
+    /// ```
+    /// use dice_losses::spec::REGION_PARAMETERS;
+    /// let smooth = REGION_PARAMETERS.iter().find(|parameter| parameter.name == "smooth").unwrap();
+    /// assert_eq!((smooth.default_text().as_str(), smooth.allowed().as_str()), ("0.0000001", "0 or more"));
+    /// ```
+    pub fn default_text(&self) -> String {
+        self.default_value().to_string()
+    }
+
     /// The values it takes, in words: `above 0`, `from 0 to 1`, `mean or sum`.
     pub fn allowed(&self) -> String {
         match self.kind {
-            Kind::Number {
-                min,
-                max,
-                above_min,
-                below_max,
-                ..
-            } => match (above_min, max.is_finite(), below_max) {
-                (true, false, _) => format!("above {min}"),
-                (false, false, _) => format!("{min} or more"),
-                (true, true, true) => format!("above {min} and below {max}"),
-                (true, true, false) => format!("above {min}, at most {max}"),
-                (false, true, true) => format!("from {min} to below {max}"),
-                (false, true, false) => format!("from {min} to {max}"),
+            Kind::Number { range, .. } => match range {
+                (Excluded(min), Unbounded) => format!("above {min}"),
+                (Included(min), Excluded(max)) => format!("from {min} to below {max}"),
+                (Included(min), Included(max)) => format!("from {min} to {max}"),
+                (Included(min), Unbounded) => format!("{min} or more"),
+                (min, max) => format!("within {min:?} and {max:?}"),
             },
-            Kind::Choice(words) => words.join(" or "),
+            Kind::Choice(words) => match words {
+                [others @ .., last] if !others.is_empty() => {
+                    format!("{} or {last}", others.join(", "))
+                }
+                words => words.concat(),
+            },
             Kind::Classes => String::from("all, fg, or class numbers such as 1+3"),
         }
     }
@@ -173,22 +131,12 @@ impl Parameter {
             ))
         };
         match self.kind {
-            Kind::Number {
-                min,
-                max,
-                above_min,
-                below_max,
-                ..
-            } => {
-                let value: f64 = text.parse().map_err(|_| refused())?;
-                let low = if above_min { value > min } else { value >= min };
-                let high = if below_max { value < max } else { value <= max };
-                if low && high {
+            Kind::Number { range, .. } => match text.parse::<f64>() {
+                Ok(value) if value.is_finite() && range.contains(&value) => {
                     Ok(Value::Number(value))
-                } else {
-                    Err(refused())
                 }
-            }
+                _ => Err(refused()),
+            },
             Kind::Choice(words) => words
                 .iter()
                 .find(|word| **word == text)
@@ -233,17 +181,15 @@ pub static REGION_PARAMETERS: &[Parameter] = &[
     Parameter::number(
         "smooth",
         1e-7,
-        0.0,
-        f64::INFINITY,
+        (Included(0.0), Unbounded),
         "added to numerator and denominator, in pixels",
     ),
 ];
 
-const GAMMA: Parameter = Parameter::above(
+const GAMMA: Parameter = Parameter::number(
     "gamma",
     DEFAULT_GAMMA,
-    0.0,
-    f64::INFINITY,
+    (Excluded(0.0), Unbounded),
     "exponent on false positives and false negatives",
 );
 
@@ -598,7 +544,7 @@ mod tests {
         );
         refuses(
             "dice:empty=maybe",
-            "`empty` of `dice` must be penalty or skip or zero or one or ratio, found `maybe`",
+            "`empty` of `dice` must be penalty, skip, zero, one or ratio, found `maybe`",
         );
         refuses(
             "dice:classes=foreground",

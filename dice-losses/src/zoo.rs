@@ -3,6 +3,8 @@
 //! A constructor returns a value whose remaining choices (classes, region, γ, …) are set by its methods. A row holds
 //! what parsing, help texts, tables and the tests of every law need; to add a loss is to add one of each.
 
+use std::ops::Bound::{self, Excluded, Included, Unbounded};
+
 use crate::{
     index::Tversky,
     loss::Loss,
@@ -248,23 +250,30 @@ pub struct Row {
     pub build: fn(&LossSpec) -> Box<dyn Loss>,
 }
 
-const UP: f64 = f64::INFINITY;
-const ALPHA: Parameter = Parameter::number("alpha", 0.3, 0.0, UP, "weight of false positives");
-const BETA: Parameter = Parameter::number("beta", 0.7, 0.0, UP, "weight of false negatives");
-const POWER: Parameter = Parameter::above("power", 0.75, 0.0, UP, "exponent of each class's loss");
-const FOCUS: Parameter = Parameter::number("focus", 2.0, 0.0, UP, "focal exponent");
+/// A weight: 0 or more.
+const WEIGHT: (Bound<f64>, Bound<f64>) = (Included(0.0), Unbounded);
+/// A share: from 0 to 1.
+const SHARE: (Bound<f64>, Bound<f64>) = (Included(0.0), Included(1.0));
+
+const ALPHA: Parameter = Parameter::number("alpha", 0.3, WEIGHT, "weight of false positives");
+const BETA: Parameter = Parameter::number("beta", 0.7, WEIGHT, "weight of false negatives");
+const POWER: Parameter = Parameter::number(
+    "power",
+    0.75,
+    (Excluded(0.0), Unbounded),
+    "exponent of each class's loss",
+);
+const FOCUS: Parameter = Parameter::number("focus", 2.0, WEIGHT, "focal exponent");
 const DELTA: Parameter = Parameter::number(
     "delta",
     0.6,
-    0.0,
-    1.0,
+    SHARE,
     "weight of the foreground, of its false negatives",
 );
-const ASYMMETRIC_FOCUS: Parameter = Parameter::below(
+const ASYMMETRIC_FOCUS: Parameter = Parameter::number(
     "focus",
     0.1,
-    0.0,
-    1.0,
+    (Included(0.0), Excluded(1.0)),
     "focal exponent of the background; the region part's power is 1 - focus",
 );
 const DELTA_ON: Parameter = Parameter::choice(
@@ -272,14 +281,12 @@ const DELTA_ON: Parameter = Parameter::choice(
     &["fn", "fp"],
     "which errors delta multiplies; Eq. 21 is typeset with fp",
 );
-const LAMBDA: Parameter = Parameter::number("lambda", 0.5, 0.0, 1.0, "share of the focal part");
-const CE_SHARE: Parameter =
-    Parameter::number("ce_share", 0.5, 0.0, 1.0, "share of the cross-entropy");
+const LAMBDA: Parameter = Parameter::number("lambda", 0.5, SHARE, "share of the focal part");
+const CE_SHARE: Parameter = Parameter::number("ce_share", 0.5, SHARE, "share of the cross-entropy");
 const CE_FN_WEIGHT: Parameter = Parameter::number(
     "ce_fn_weight",
     0.5,
-    0.0,
-    1.0,
+    SHARE,
     "weight of the foreground in the cross-entropy",
 );
 
@@ -418,7 +425,7 @@ pub static ZOO: &[Row] = &[
         plus_plus: true,
         parameters: &[CE_SHARE, CE_FN_WEIGHT],
         paper: FOREGROUND,
-        range: |spec, _| (spec.number("ce_share") - 1.0, UP),
+        range: |spec, _| (spec.number("ce_share") - 1.0, f64::INFINITY),
         perfection: |spec| spec.number("ce_share") - 1.0,
         build: |spec| {
             Box::new(combo(
@@ -462,7 +469,7 @@ fn zero(_: &LossSpec) -> f64 {
 }
 
 fn unbounded(_: &LossSpec, _: usize) -> (f64, f64) {
-    (0.0, UP)
+    (0.0, f64::INFINITY)
 }
 
 fn region_range(spec: &LossSpec, classes: usize) -> (f64, f64) {

@@ -1,7 +1,7 @@
 //! `seg-train losses`: the zoo as a table.
 
 use dice_losses::{
-    spec::{Kind, Parameter, REGION_PARAMETERS},
+    spec::{Parameter, REGION_PARAMETERS},
     zoo::ZOO,
 };
 
@@ -9,17 +9,18 @@ use super::print;
 use crate::report::table::align_left;
 
 pub(super) fn run() {
-    let mut rows = vec![
+    let mut losses = vec![
         ["name", "aliases", "++", "defaults", "loss", "from"]
             .map(String::from)
             .to_vec(),
     ];
+    let mut own: Vec<&Parameter> = Vec::new();
     for row in ZOO {
         let defaults = row
             .parameters
             .iter()
-            .map(|parameter| format!("{}={}", parameter.name, default(parameter)));
-        rows.push(vec![
+            .map(|parameter| format!("{}={}", parameter.name, parameter.default_text()));
+        losses.push(vec![
             row.name.into(),
             row.aliases.join(", "),
             if row.plus_plus { "yes" } else { "no" }.into(),
@@ -27,31 +28,32 @@ pub(super) fn run() {
             row.summary.into(),
             row.citation.into(),
         ]);
+        for parameter in row.parameters {
+            if !own.contains(&parameter) {
+                own.push(parameter);
+            }
+        }
     }
-    print(&align_left(&rows));
+    print(&align_left(&losses));
+    print("\n");
+    print(&meanings(own));
     print(
         "\nName and parameters make a specification: tversky++:gamma=2,alpha=0.3. `++` gives false positives and false\n\
          negatives the exponent gamma (2 unless said otherwise); `preset=paper` sets the paper's equations where its\n\
          authors trained something else. Every loss with `++` also takes:\n\n",
     );
-    let rows: Vec<Vec<String>> = REGION_PARAMETERS
-        .iter()
-        .map(|parameter| {
-            vec![
-                parameter.name.into(),
-                default(parameter),
-                parameter.allowed(),
-                parameter.meaning.into(),
-            ]
-        })
-        .collect();
-    print(&align_left(&rows));
+    print(&meanings(REGION_PARAMETERS));
 }
 
-fn default(parameter: &Parameter) -> String {
-    match parameter.kind {
-        Kind::Number { default, .. } => default.to_string(),
-        Kind::Choice(words) => words[0].into(),
-        Kind::Classes => "all".into(),
-    }
+/// Name, default, values and meaning of each parameter.
+fn meanings<'a>(parameters: impl IntoIterator<Item = &'a Parameter>) -> String {
+    let row = |parameter: &Parameter| {
+        vec![
+            parameter.name.into(),
+            parameter.default_text(),
+            parameter.allowed(),
+            parameter.meaning.into(),
+        ]
+    };
+    align_left(&parameters.into_iter().map(row).collect::<Vec<_>>())
 }
