@@ -207,6 +207,19 @@ proptest! {
     }
 
     #[test]
+    fn appending_ignored_pixels_changes_nothing(case in Case::any(), gamma in prop::sample::select(&GAMMAS)) {
+        let more = Tensor::full(2.5f64, (case.items, case.channels, 3), &Device::Cpu).unwrap();
+        let ignored = Tensor::full(255u8, (case.items, 3), &Device::Cpu).unwrap();
+        let logits = Tensor::cat(&[case.logits(), more], 2).unwrap();
+        let labels = Tensor::cat(&[case.labels(), ignored], 1).unwrap();
+        for spec in plain_and_plus_plus(gamma) {
+            let (alone, _) = value_and_grad(&spec, &case.logits(), &Target::labels(&case.labels()));
+            let (padded, _) = value_and_grad(&spec, &logits, &Target::labels(&labels).ignore_label(255));
+            assert_close(padded, alone, 1e-12, &spec);
+        }
+    }
+
+    #[test]
     fn every_row_stays_in_its_range(case in Case::any(), gamma in prop::sample::select(&GAMMAS)) {
         for name in plain_and_plus_plus(gamma) {
             let mut specs = vec![name.clone()];
