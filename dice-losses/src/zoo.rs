@@ -96,7 +96,8 @@ pub fn focal_tversky(alpha: f64, beta: f64, power: f64) -> RegionLoss<Tversky> {
 /// $$ \frac{1}{C} \Bigl( (1 - TI_0) + \sum_{c > 0} (1 - TI_c)^{1 - \text{focus}} \Bigr), \quad
 ///    TI = \frac{TP}{TP + (1 - \delta) FP + \delta FN} $$
 ///
-/// Yeung et al. 2021; paper, Eq. 20 and 21. The paper's Eq. 21 is typeset with δ on the false positives, which is
+/// the mean of `1 − TI` of the background and `(1 − TI)^(1 − focus)` of each foreground, with
+/// `TI = TP / (TP + (1 − δ) FP + δ FN)`. Yeung et al. 2021; paper, Eq. 20 and 21. The paper's Eq. 21 is typeset with δ on the false positives, which is
 /// [`tversky`]`(δ, 1 − δ)` with the same powers.
 ///
 /// ```
@@ -147,7 +148,7 @@ pub fn focal(focus: f64) -> FocalCrossEntropy {
 ///
 /// $$ -\frac{\delta}{N} \sum_i y_i \log p_i - \frac{1 - \delta}{N} \sum_i (1 - y_i) p_i^{\text{focus}} \log (1 - p_i) $$
 ///
-/// Yeung et al. 2021; paper, Eq. 19 (typeset loosely there).
+/// `−mean (δ y ln p + (1 − δ)(1 − y) p^focus ln(1 − p))`. Yeung et al. 2021; paper, Eq. 19 (typeset loosely there).
 ///
 /// ```
 /// use dice_losses::{Loss, zoo, candle_core::{Device, Tensor}};
@@ -175,7 +176,8 @@ pub fn asymmetric_focal(delta: f64, focus: f64) -> FocalCrossEntropy {
 /// $$ a L_{mCE} - (1 - a) DSC, \quad
 ///    L_{mCE} = -\frac{1}{N} \sum_i b y_i \log p_i + (1 - b)(1 - y_i) \log (1 - p_i) $$
 ///
-/// with a = `ce_share` and b = `ce_fn_weight`. Taghanaki et al. 2019; paper, Eq. 13 and 14 (their α and β). It is
+/// `a·mCE − (1 − a)·DSC` with `mCE = −mean (b y ln p + (1 − b)(1 − y) ln(1 − p))`, a = `ce_share` and
+/// b = `ce_fn_weight`. Taghanaki et al. 2019; paper, Eq. 13 and 14 (their α and β). It is
 /// −(1 − a) at a perfect prediction. `region` sets the choices of its Dice part, γ among them:
 ///
 /// ```
