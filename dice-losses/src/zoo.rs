@@ -97,8 +97,8 @@ pub fn focal_tversky(alpha: f64, beta: f64, power: f64) -> RegionLoss<Tversky> {
 ///    TI = \frac{TP}{TP + (1 - \delta) FP + \delta FN} $$
 ///
 /// the mean of `1 − TI` of the background and `(1 − TI)^(1 − focus)` of each foreground, with
-/// `TI = TP / (TP + (1 − δ) FP + δ FN)`. Yeung et al. 2021; paper, Eq. 20 and 21. The paper's Eq. 21 is typeset with δ on the false positives, which is
-/// [`tversky`]`(δ, 1 − δ)` with the same powers.
+/// `TI = TP / (TP + (1 − δ) FP + δ FN)`. Yeung et al. 2021; paper, Eq. 20 and 21. The paper's Eq. 21 is typeset with δ
+/// on the false positives, which is [`tversky`]`(δ, 1 − δ)` with the same powers.
 ///
 /// ```
 /// use dice_losses::{Loss, zoo, candle_core::{Device, Tensor}};
