@@ -1,9 +1,10 @@
 //! One pool of threads instead of two.
 //!
 //! Candle runs element-wise operations on a pool of its own beside rayon's. Its workers wait by spinning, so the two
-//! pools take each other's cores: a step of the U-Net takes up to three times as long on two cores. Candle reads its
-//! thread counts from the environment only, and setting a variable of a running process is unsound, so the program
-//! replaces itself by itself with the variables set. What the user has set stays.
+//! pools take each other's cores: about a tenth of the training time on two quiet cores, far more on busy ones
+//! (`docs/decisions/0005-one-pool-of-threads.md`). Candle reads its thread counts from the environment only, and setting
+//! a variable of a running process is unsound, so the program replaces itself by itself with the variables set. What the
+//! user has set stays.
 
 /// Starts the program anew with `CANDLE_NUM_THREADS=1`, unless that is set; elsewhere than on Unix it does nothing.
 #[cfg(unix)]
