@@ -230,6 +230,60 @@ fn an_interrupted_run_goes_on_to_the_same_bits() {
 }
 
 #[test]
+fn a_run_without_its_state_begins_anew_with_a_log_of_its_own() {
+    let home = TempDir::new().unwrap();
+    let arguments = ["--loss", "dice++", "--out", "run", "--epochs", "2"];
+    succeeds(home.path(), &with(TINY, &arguments));
+    let run = home.path().join("run");
+    let best = fs::read(run.join("best.safetensors")).unwrap();
+    fs::remove_file(run.join("state.safetensors")).unwrap();
+    succeeds(home.path(), &["resume", "run"]);
+    let log = fs::read_to_string(run.join("log.jsonl")).unwrap();
+    let epochs: Vec<_> = log
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["epoch"].clone())
+        .collect();
+    assert_eq!(epochs, [1, 2]);
+    assert_eq!(fs::read(run.join("best.safetensors")).unwrap(), best);
+}
+
+#[test]
+fn a_data_set_that_has_changed_is_neither_evaluated_nor_gone_on_with() {
+    let home = TempDir::new().unwrap();
+    let path = home.path().join("squares");
+    squares(&path, 8);
+    let arguments = [
+        "--loss",
+        "dice++",
+        "--data",
+        "folder:squares",
+        "--size",
+        "16x24",
+        "--epochs",
+        "1",
+        "--set",
+        "unet.width=2",
+        "--set",
+        "unet.depth=2",
+        "--out",
+        "run",
+    ];
+    succeeds(home.path(), &arguments);
+    let metrics = || fs::read(home.path().join("run/metrics.csv")).unwrap();
+    let before = metrics();
+    squares(&path, 14);
+    for command in ["eval", "resume"] {
+        fails(
+            home.path(),
+            1,
+            &[command, "run"],
+            &["has changed since the run began", "restore the folder"],
+        );
+    }
+    assert_eq!(metrics(), before);
+}
+
+#[test]
 fn several_losses_are_trained_and_compared() {
     let home = TempDir::new().unwrap();
     let said = succeeds(

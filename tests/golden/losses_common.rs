@@ -5,8 +5,20 @@ use dice_losses::{RegionIndex, RegionStats, guard::NEAREST};
 
 use super::{
     folder::{Bound, Family, Folder, Mapped, Record, left_out},
-    report::Checks,
+    report::{Checks, Outcome, check},
 };
+
+/// [`check`] for a family whose records name cases of the family `inputs`, which `compare` is given second.
+pub(crate) fn check_cases(
+    name: &str,
+    compare: impl Fn(&Folder, &Family, &Family, &Record, &mut Checks) -> Outcome,
+) {
+    let inputs = Folder::open().family("inputs");
+    check(name, |folder, family, record, checks| match &inputs {
+        Some(inputs) => compare(folder, inputs, family, record, checks),
+        None => Ok(left_out("the folder has no inputs")),
+    });
+}
 
 /// Inputs and target of a case in one dtype.
 #[derive(Clone)]

@@ -9,20 +9,15 @@ use dice_losses::{
 use super::{
     folder::{Family, Folder, Mapped, Record, left_out},
     losses_common::{
-        Bounds, Case, Fraction, Function, clip, compare_where, off_the_kink, pixels_as_items, ratio,
+        Bounds, Case, Fraction, Function, check_cases, clip, compare_where, off_the_kink,
+        pixels_as_items, ratio,
     },
-    report::{Checks, Outcome, check},
+    report::{Checks, Outcome},
 };
 
 #[test]
 fn golden_monai() {
-    let inputs = Folder::open().family("inputs");
-    check("monai", |folder, family, record, checks| {
-        let Some(inputs) = &inputs else {
-            return Ok(left_out("the folder has no inputs"));
-        };
-        run(folder, inputs, family, record, checks)
-    });
+    check_cases("monai", run);
 }
 
 fn run(

@@ -7,19 +7,13 @@ use dice_losses::{
 
 use super::{
     folder::{Family, Folder, LeftOut, Mapped, Record, left_out},
-    losses_common::{Bounds, Case, compare, compare_where},
-    report::{Checks, Outcome, check},
+    losses_common::{Bounds, Case, check_cases, compare, compare_where},
+    report::{Checks, Outcome},
 };
 
 #[test]
 fn golden_paper_eq() {
-    let inputs = Folder::open().family("inputs");
-    check("paper_eq", |folder, family, record, checks| {
-        let Some(inputs) = &inputs else {
-            return Ok(left_out("the folder has no inputs"));
-        };
-        run(folder, inputs, family, record, checks)
-    });
+    check_cases("paper_eq", run);
 }
 
 fn run(

@@ -9,20 +9,14 @@ use dice_losses::{
 use super::{
     folder::{Family, Folder, Mapped, Record, left_out},
     losses_common::{
-        Bounds, Case, Fraction, Function, clamp_min, compare_where, off_the_kink, powf,
+        Bounds, Case, Fraction, Function, check_cases, clamp_min, compare_where, off_the_kink, powf,
     },
-    report::{Checks, Outcome, check},
+    report::{Checks, Outcome},
 };
 
 #[test]
 fn golden_smp() {
-    let inputs = Folder::open().family("inputs");
-    check("smp", |folder, family, record, checks| {
-        let Some(inputs) = &inputs else {
-            return Ok(left_out("the folder has no inputs"));
-        };
-        run(folder, inputs, family, record, checks)
-    });
+    check_cases("smp", run);
 }
 
 fn run(

@@ -8,8 +8,8 @@ use dice_losses::{
 
 use super::{
     folder::{Family, Folder, Mapped, Record, left_out},
-    losses_common::{Bounds, Case, Function, clip, compare},
-    report::{Checks, Outcome, check},
+    losses_common::{Bounds, Case, Function, check_cases, clip, compare},
+    report::{Checks, Outcome},
 };
 
 /// Keras' epsilon, to which everything is clipped and with which ratios are smoothed.
@@ -17,13 +17,7 @@ pub(crate) const EPSILON: f64 = 1e-7;
 
 #[test]
 fn golden_tf_original() {
-    let inputs = Folder::open().family("inputs");
-    check("tf_original", |folder, family, record, checks| {
-        let Some(inputs) = &inputs else {
-            return Ok(left_out("the folder has no inputs"));
-        };
-        run(folder, inputs, family, record, checks)
-    });
+    check_cases("tf_original", run);
 }
 
 fn run(
