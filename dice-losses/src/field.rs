@@ -36,9 +36,9 @@ impl Field {
         let (n, c, s) = prediction.sizes()?;
         let dtype = truth.y.dtype();
         let mut values = prediction.values().reshape((n, c, s))?.to_dtype(dtype)?;
-        if let Some(mask) = &truth.mask {
-            // Not a product with the mask: NaN · 0 is NaN.
-            let counts = mask.ne(0f64)?.broadcast_as(values.shape())?;
+        if let Some(weights) = &truth.weights {
+            // Not a product with the weights: NaN · 0 is NaN.
+            let counts = weights.ne(0f64)?.broadcast_as(values.shape())?;
             values = counts.where_cond(&values, &values.zeros_like()?)?;
         }
         match prediction.scale() {

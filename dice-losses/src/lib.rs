@@ -47,7 +47,9 @@
 
 pub use candle_core;
 
+mod composed;
 mod field;
+mod fused;
 pub mod guard;
 mod index;
 mod loss;
@@ -58,6 +60,7 @@ mod region;
 pub mod spec;
 mod stats;
 mod sum;
+mod sums;
 mod target;
 pub mod zoo;
 
@@ -70,6 +73,7 @@ pub use region::RegionLoss;
 pub use spec::{LossSpec, SpecError};
 pub use stats::{Modulation, RegionStats};
 pub use sum::WeightedSum;
+pub use sums::{PixelSums, PixelTerm, Request, Sums};
 pub use target::Target;
 
 use candle_core::{Result, Tensor};

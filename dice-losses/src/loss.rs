@@ -1,10 +1,16 @@
 //! What every loss can do.
 
-use candle_core::{DType, Result, Tensor, Var};
+use candle_core::{DType, Result, Tensor};
 
-use crate::{Prediction, Target};
+use crate::{
+    Prediction, Target, composed, fused,
+    sums::{Request, Sums},
+};
 
 /// A loss: a prediction and a target to a number that training makes small.
+///
+/// A loss says which sums over the pixels it needs and what it makes of them; everything else follows. Most losses of
+/// one's own need neither method: [`crate::RegionLoss`] takes a closure, [`crate::WeightedSum`] adds losses up.
 ///
 /// ```
 /// use dice_losses::{Loss, Prediction, Target, zoo, candle_core::{Device, Tensor}};
@@ -17,21 +23,48 @@ use crate::{Prediction, Target};
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 pub trait Loss: Send + Sync {
-    /// The loss in the working dtype (f64 where the device has it), differentiable in the prediction.
-    ///
-    /// This is what a composition such as [`crate::WeightedSum`] adds up; users call [`Loss::loss`].
+    /// Asks for the sums that the loss is made of.
     ///
     /// # Errors
     ///
-    /// If shapes, dtypes or labels do not fit, or a parameter of the loss is outside its range.
-    fn evaluate(&self, prediction: &Prediction, target: &Target) -> Result<Tensor>;
+    /// If a parameter of the loss is outside its range, or does not fit the number of channels.
+    fn request(&self, request: &mut Request) -> Result<()>;
+
+    /// The loss in the dtype of the sums, differentiable in them: a scalar, or `[N]`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Loss::loss`].
+    fn of_sums(&self, sums: &Sums) -> Result<Tensor>;
+
+    /// The loss in the working dtype (f64 where the device has it), differentiable in the prediction; users call
+    /// [`Loss::loss`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Loss::loss`].
+    fn evaluate(&self, prediction: &Prediction, target: &Target) -> Result<Tensor> {
+        let request = requested(self, prediction)?;
+        self.of_sums(&fused::sums(prediction, target, &request)?)
+    }
+
+    /// The same as [`Loss::evaluate`], from sums made of plain Candle operations: what the fused pass is tested
+    /// against. Slow.
+    ///
+    /// # Errors
+    ///
+    /// As [`Loss::loss`].
+    fn evaluate_composed(&self, prediction: &Prediction, target: &Target) -> Result<Tensor> {
+        let request = requested(self, prediction)?;
+        self.of_sums(&composed::sums(prediction, target, &request)?)
+    }
 
     /// The loss, a scalar (or `[N]` with [`crate::Reduction::None`]) in the prediction's dtype; for f16 and bf16
     /// predictions in f32.
     ///
     /// # Errors
     ///
-    /// As [`Loss::evaluate`].
+    /// If shapes, dtypes or labels do not fit, or a parameter of the loss is outside its range.
     fn loss(&self, prediction: &Prediction, target: &Target) -> Result<Tensor> {
         self.evaluate(prediction, target)?
             .to_dtype(output_dtype(prediction))
@@ -39,28 +72,36 @@ pub trait Loss: Send + Sync {
 
     /// The loss and its gradient in the prediction's values, both detached.
     ///
-    /// For a training step this spares Candle's backward pass the loss: multiply the gradient into the logits and
-    /// call `backward` on the sum, `(logits * gradient)?.sum_all()?.backward()?`. With [`crate::Reduction::None`] it
-    /// is the gradient of the losses' sum.
+    /// On the CPU this is one pass for the sums and one for the gradient, and the gradient is the only large tensor
+    /// that is made; `Tensor::backward` would add a zero-filled tensor to it. In a training step multiply the gradient
+    /// into the logits and call `backward` on the sum, `(logits * gradient)?.sum_all()?.backward()?`. With
+    /// [`crate::Reduction::None`] it is the gradient of the losses' sum.
     ///
     /// # Errors
     ///
-    /// As [`Loss::evaluate`].
+    /// As [`Loss::loss`].
     fn value_and_grad(&self, prediction: &Prediction, target: &Target) -> Result<(Tensor, Tensor)> {
-        let values = Var::from_tensor(&prediction.values().detach().contiguous()?)?;
-        let loss = self.evaluate(&prediction.with_values(values.as_tensor().clone()), target)?;
-        let gradient = match loss.sum_all()?.backward()?.remove(&values) {
-            Some(gradient) => gradient.detach(),
-            None => values.zeros_like()?,
-        };
-        Ok((loss.detach().to_dtype(output_dtype(prediction))?, gradient))
+        let request = requested(self, prediction)?;
+        let (loss, gradient) =
+            fused::value_and_grad(prediction, target, &request, |sums| self.of_sums(sums))?;
+        Ok((loss.to_dtype(output_dtype(prediction))?, gradient))
     }
 }
 
 impl<L: Loss + ?Sized> Loss for Box<L> {
-    fn evaluate(&self, prediction: &Prediction, target: &Target) -> Result<Tensor> {
-        (**self).evaluate(prediction, target)
+    fn request(&self, request: &mut Request) -> Result<()> {
+        (**self).request(request)
     }
+
+    fn of_sums(&self, sums: &Sums) -> Result<Tensor> {
+        (**self).of_sums(sums)
+    }
+}
+
+fn requested<L: Loss + ?Sized>(loss: &L, prediction: &Prediction) -> Result<Request> {
+    let mut request = Request::new(prediction)?;
+    loss.request(&mut request)?;
+    Ok(request)
 }
 
 /// A loss in half precision would lose the third digit.

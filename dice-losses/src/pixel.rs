@@ -1,14 +1,13 @@
 //! Pixel losses: cross-entropy and its focal variants, one struct with different settings.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor};
 
 use crate::{
-    field::{Field, block_sum, working_dtype},
     guard,
     loss::Loss,
     options::{PerClass, Reduction},
-    prediction::{Activation, Prediction},
-    target::{Target, Truth},
+    prediction::Activation,
+    sums::{PixelSums, PixelTerm, Request, Sums},
 };
 
 /// Cross-entropy with a weight and a focal exponent for each class, averaged over the pixels that count.
@@ -39,6 +38,7 @@ use crate::{
 pub struct FocalCrossEntropy {
     weights: PerClass,
     focus: PerClass,
+    log_power: f64,
     reduction: Reduction,
 }
 
@@ -48,8 +48,17 @@ impl FocalCrossEntropy {
         Self {
             weights: weights.into(),
             focus: focus.into(),
+            log_power: 1.0,
             reduction: Reduction::Mean,
         }
+    }
+
+    /// An exponent on each pixel's `−ln p`, above 0: the cross-entropy of the exponential-logarithmic loss (Wong et
+    /// al. 2018).
+    #[must_use]
+    pub fn log_power(mut self, power: f64) -> Self {
+        self.log_power = power;
+        self
     }
 
     /// Mean over all pixels, one mean an item, or the sum of the items' means.
@@ -60,84 +69,59 @@ impl FocalCrossEntropy {
     }
 }
 
+impl FocalCrossEntropy {
+    fn term(&self, channels: usize, activation: Activation) -> Result<PixelTerm> {
+        let what = "focal exponents";
+        let (other_focus, focus) = match activation {
+            Activation::Softmax => (Vec::new(), self.focus.of(channels, activation, what)?),
+            Activation::Sigmoid => sides(&self.focus, channels, what)?,
+        };
+        Ok(PixelTerm {
+            focus,
+            other_focus,
+            log_power: self.log_power,
+        })
+    }
+}
+
 impl Loss for FocalCrossEntropy {
-    fn evaluate(&self, prediction: &Prediction, target: &Target) -> Result<Tensor> {
-        let (_, channels, _) = prediction.sizes()?;
-        let truth = target.truth(prediction, working_dtype(prediction.values().device()))?;
-        let field = Field::new(prediction, &truth)?;
-        // The pixel's loss, summed over classes: [N, S] as a sum over S already, [N].
-        let (sum, share) = match prediction.activation() {
+    fn request(&self, request: &mut Request) -> Result<()> {
+        request.pixel(self.term(request.channels(), request.activation())?)
+    }
+
+    fn of_sums(&self, sums: &Sums) -> Result<Tensor> {
+        let activation = sums.activation();
+        let channels = sums.channels();
+        let PixelSums {
+            of_class,
+            of_others,
+            pixels,
+        } = sums.pixel(&self.term(channels, activation)?)?;
+        let weighted = |sums: &Tensor, weights: Vec<f64>| -> Result<Tensor> {
+            let weights = Tensor::new(weights, sums.device())?.to_dtype(sums.dtype())?;
+            sums.broadcast_mul(&weights.unsqueeze(0)?)?.sum(1)
+        };
+        let what = "class weights";
+        let sum = match activation {
             Activation::Softmax => {
-                let weights = self
-                    .weights
-                    .of(channels, Activation::Softmax, "class weights")?;
-                let focus = self
-                    .focus
-                    .of(channels, Activation::Softmax, "focal exponents")?;
-                (side(&field, &truth, &truth.y, &weights, &focus)?, 1.0)
+                weighted(of_class, self.weights.of(channels, activation, what)?)?
             }
             Activation::Sigmoid => {
-                let (w0, w1) = sides(&self.weights, channels, "class weights")?;
-                let (f0, f1) = sides(&self.focus, channels, "focal exponents")?;
-                let not_y = truth.y.affine(-1.0, 1.0)?;
-                let foreground = side(&field, &truth, &truth.y, &w1, &f1)?;
-                let background = side(&field.complement(), &truth, &not_y, &w0, &f0)?;
-                ((foreground + background)?, channels as f64)
+                let (other, class) = sides(&self.weights, channels, what)?;
+                ((weighted(of_class, class)? + weighted(of_others, other)?)? / channels as f64)?
             }
         };
-        let sum = (sum / share)?;
-        let pixels =
-            block_sum(&truth.counted(truth.y.narrow(1, 0, 1)?.ones_like()?)?)?.squeeze(1)?;
+        let sum = match sums.sample_weights() {
+            Some(weights) => (sum * weights)?,
+            None => sum,
+        };
+        let pixels = pixels.narrow(1, 0, 1)?.squeeze(1)?;
         match self.reduction {
             Reduction::Mean => guard::ratio(&sum.sum_all()?, &pixels.sum_all()?),
             Reduction::Sum => guard::ratio(&sum, &pixels)?.sum_all(),
             Reduction::None => guard::ratio(&sum, &pixels),
         }
     }
-}
-
-/// `−Σ_{c,i} w_c q^f_c y ln p` an item, `[N]`.
-fn side(
-    field: &Field,
-    truth: &Truth,
-    y: &Tensor,
-    weights: &[f64],
-    focus: &[f64],
-) -> Result<Tensor> {
-    if let Some(focus) = focus
-        .iter()
-        .find(|focus| !(**focus >= 0.0 && focus.is_finite()))
-    {
-        bail!("a focal exponent must not be negative, found {focus}");
-    }
-    let log_p = field.log_p()?;
-    let loss = if focus.iter().all(|f| *f == 0.0) {
-        log_p
-    } else if focus.windows(2).all(|pair| pair[0] == pair[1]) {
-        (field.complement().p_power(focus[0])? * log_p)?
-    } else {
-        // Classes are few; a power of its own for each keeps f = 0 exact.
-        let columns: Result<Vec<Tensor>> = focus
-            .iter()
-            .enumerate()
-            .map(|(c, f)| {
-                let log_p = log_p.narrow(1, c, 1)?;
-                if *f == 0.0 {
-                    Ok(log_p)
-                } else {
-                    field.complement().p_power(*f)?.narrow(1, c, 1)? * log_p
-                }
-            })
-            .collect();
-        Tensor::cat(&columns?, 1)?
-    };
-    let weights = Tensor::new(weights, y.device())?
-        .to_dtype(y.dtype())?
-        .neg()?
-        .unsqueeze(0)?;
-    block_sum(&truth.counted((loss * y)?)?)?
-        .broadcast_mul(&weights)?
-        .sum(1)
 }
 
 /// The two sides (background, foreground) of every sigmoid channel.

@@ -9,6 +9,7 @@ use crate::{
     options::{ClassReduction, Classes, EmptyRegion, PerClass, Reduction, Region},
     prediction::Prediction,
     stats::{Modulation, RegionStats},
+    sums::{Request, Sums},
     target::Target,
 };
 
@@ -155,15 +156,25 @@ impl<I: RegionIndex> RegionLoss<I> {
     ///
     /// # Errors
     ///
-    /// As [`Loss::evaluate`].
+    /// As [`Loss::loss`].
     pub fn per_region(&self, prediction: &Prediction, target: &Target) -> Result<Tensor> {
-        Ok(self.regions(prediction, target)?.0)
+        let stats = RegionStats::new(prediction, target, self.modulation, Region::Item)?;
+        Ok(self.regions(&stats)?.0)
+    }
+
+    /// The loss of sums that are at hand, which must have been modulated alike: those of several devices added up, say
+    /// ([`RegionStats::plus`]).
+    ///
+    /// # Errors
+    ///
+    /// As [`Loss::loss`].
+    pub fn of_stats(&self, stats: &RegionStats) -> Result<Tensor> {
+        self.reduce(stats, None)
     }
 
     /// The losses `[N, C']`, and which of them count, 1 or 0.
-    fn regions(&self, prediction: &Prediction, target: &Target) -> Result<(Tensor, Tensor)> {
-        let (_, channels, _) = prediction.sizes()?;
-        let activation = prediction.activation();
+    fn regions(&self, stats: &RegionStats) -> Result<(Tensor, Tensor)> {
+        let (channels, activation) = (stats.tp.dim(1)?, stats.activation);
         let chosen = self.classes.of(channels, activation)?;
         let at =
             |values: Vec<f64>| -> Vec<f64> { chosen.iter().map(|c| values[*c as usize]).collect() };
@@ -178,8 +189,15 @@ impl<I: RegionIndex> RegionLoss<I> {
             bail!("the power of a region loss must be a positive number, found {power}");
         }
 
-        let stats = RegionStats::new(prediction, target, self.modulation, self.region)?;
-        let stats = stats.select(&Tensor::new(chosen.as_slice(), stats.tp.device())?)?;
+        let stats = match self.region {
+            Region::Item => stats.clone(),
+            Region::Batch => stats.batch()?,
+        };
+        let stats = if chosen.len() == channels {
+            stats
+        } else {
+            stats.select(&Tensor::new(chosen.as_slice(), stats.tp.device())?)?
+        };
         let loss = self.index.loss(&stats)?;
         let empty = stats.volume.eq(0f64)?;
         let present = empty.eq(0u8)?.to_dtype(loss.dtype())?;
@@ -211,15 +229,21 @@ impl<I: RegionIndex> RegionLoss<I> {
         };
         Ok((loss, counts))
     }
-}
 
-impl<I: RegionIndex> Loss for RegionLoss<I> {
-    fn evaluate(&self, prediction: &Prediction, target: &Target) -> Result<Tensor> {
-        let (loss, counts) = self.regions(prediction, target)?;
+    fn reduce(&self, stats: &RegionStats, sample_weights: Option<&Tensor>) -> Result<Tensor> {
+        let (loss, counts) = self.regions(stats)?;
         let (sum, classes) = (loss.sum(1)?, counts.sum(1)?);
         let items = match self.class_reduction {
             ClassReduction::Sum => sum,
             ClassReduction::Mean => guard::ratio(&sum, &classes)?,
+        };
+        let items = match (sample_weights, self.region) {
+            (None, _) => items,
+            (Some(weights), Region::Item) => (items * weights)?,
+            (Some(_), Region::Batch) => bail!(
+                "sample weights need a region an item, found Region::Batch, where there is one region; \
+                 weigh the items' pixels with Target::pixel_weights instead"
+            ),
         };
         match self.reduction {
             Reduction::None => Ok(items),
@@ -230,6 +254,16 @@ impl<I: RegionIndex> Loss for RegionLoss<I> {
                 &classes.ne(0f64)?.to_dtype(items.dtype())?.sum_all()?,
             ),
         }
+    }
+}
+
+impl<I: RegionIndex> Loss for RegionLoss<I> {
+    fn request(&self, request: &mut Request) -> Result<()> {
+        request.region(self.modulation)
+    }
+
+    fn of_sums(&self, sums: &Sums) -> Result<Tensor> {
+        self.reduce(sums.region(self.modulation)?, sums.sample_weights())
     }
 }
 

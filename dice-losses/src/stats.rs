@@ -3,9 +3,10 @@
 use candle_core::{Result, Tensor, bail};
 
 use crate::{
-    field::{Field, block_sum, working_dtype},
+    composed, fused,
     options::Region,
-    prediction::Prediction,
+    prediction::{Activation, Prediction},
+    sums::{Request, Sums},
     target::Target,
 };
 
@@ -19,6 +20,9 @@ pub enum Modulation {
     Plain,
     /// `e^γ`: the `++` loss.
     Power(f64),
+    /// `(p − y)²`, a false positive where `p` exceeds `y`, a false negative where it falls short: the Dice loss with
+    /// squared denominators, `1 − 2Σpy / (Σp² + Σy²)`. For hard labels this is `Power(2.0)`, and takes its path.
+    SquaredDifference,
 }
 
 impl Modulation {
@@ -36,10 +40,11 @@ impl Modulation {
         match self {
             Self::Plain => 1.0,
             Self::Power(gamma) => gamma,
+            Self::SquaredDifference => 2.0,
         }
     }
 
-    fn check(self) -> Result<()> {
+    pub(crate) fn check(self) -> Result<()> {
         let gamma = self.gamma();
         if !(gamma > 0.0 && gamma.is_finite()) {
             bail!(
@@ -63,6 +68,8 @@ impl Modulation {
 /// | `volume` | Σ y |
 /// | `predicted` | Σ p |
 /// | `pixels` | number of pixels that count |
+///
+/// With pixel weights every term has the pixel's weight as a factor.
 ///
 /// ```
 /// use dice_losses::{Modulation, Prediction, Region, RegionStats, Target, candle_core::{Device, Tensor}};
@@ -90,10 +97,12 @@ pub struct RegionStats {
     pub predicted: Tensor,
     /// Number of pixels that count.
     pub pixels: Tensor,
+    /// How the channels relate to each other: whether there is a background among them.
+    pub activation: Activation,
 }
 
 impl RegionStats {
-    /// The sums, made of plain Candle operations and differentiable in the prediction.
+    /// The sums, differentiable in the prediction: in one fused pass on the CPU, of plain Candle operations elsewhere.
     ///
     /// # Errors
     ///
@@ -105,46 +114,109 @@ impl RegionStats {
         modulation: Modulation,
         region: Region,
     ) -> Result<Self> {
-        modulation.check()?;
-        let truth = target.truth(prediction, working_dtype(prediction.values().device()))?;
-        let field = Field::new(prediction, &truth)?;
-        let (p, y) = (field.p()?, &truth.y);
-        let not_y = y.affine(-1.0, 1.0)?;
-        // For hard labels (p (1 − y))^γ = p^γ (1 − y); for soft ones the power takes the label too, as Eq. 9 has it.
-        let (fp, fn_) = match modulation {
-            Modulation::Plain => ((&p * &not_y)?, (field.complement().p()? * y)?),
-            Modulation::Power(gamma) => (
-                (field.p_power(gamma)? * not_y.powf(gamma)?)?,
-                (field.complement().p_power(gamma)? * y.powf(gamma)?)?,
-            ),
-        };
-        let sum = |x: Tensor| -> Result<Tensor> {
-            let sum = block_sum(&truth.counted(x)?)?;
-            match region {
-                Region::Item => Ok(sum),
-                Region::Batch => sum.sum_keepdim(0),
-            }
-        };
+        Self::of(prediction, target, modulation, region, fused::sums)
+    }
+
+    /// The same sums of plain Candle operations: what the fused pass is tested against, and what other backends use.
+    ///
+    /// # Errors
+    ///
+    /// As [`RegionStats::new`].
+    pub fn composed(
+        prediction: &Prediction,
+        target: &Target,
+        modulation: Modulation,
+        region: Region,
+    ) -> Result<Self> {
+        Self::of(prediction, target, modulation, region, composed::sums)
+    }
+
+    fn of(
+        prediction: &Prediction,
+        target: &Target,
+        modulation: Modulation,
+        region: Region,
+        sums: impl FnOnce(&Prediction, &Target, &Request) -> Result<Sums>,
+    ) -> Result<Self> {
+        let mut request = Request::new(prediction)?;
+        request.region(modulation)?;
+        let sums = sums(prediction, target, &request)?;
+        let stats = sums.region(modulation)?;
+        match region {
+            Region::Item => Ok(stats.clone()),
+            Region::Batch => stats.batch(),
+        }
+    }
+
+    /// One of every sum, each field by `f`.
+    fn map(&self, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
         Ok(Self {
-            tp: sum((&p * y)?)?,
-            fp: sum(fp)?,
-            fn_: sum(fn_)?,
-            volume: sum(y.clone())?,
-            pixels: sum(y.ones_like()?)?,
-            predicted: sum(p)?,
+            tp: f(&self.tp)?,
+            fp: f(&self.fp)?,
+            fn_: f(&self.fn_)?,
+            volume: f(&self.volume)?,
+            predicted: f(&self.predicted)?,
+            pixels: f(&self.pixels)?,
+            activation: self.activation,
         })
+    }
+
+    /// All items as one region, `[1, C]`.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the tensor operations report.
+    pub fn batch(&self) -> Result<Self> {
+        self.map(|x| x.sum_keepdim(0))
+    }
+
+    /// The sums of both together, for regions that are spread over devices, workers or tiles: sums add up, ratios
+    /// do not.
+    ///
+    /// ```
+    /// use dice_losses::{Modulation, Region, RegionStats, candle_core::{Device, Tensor}, zoo};
+    /// let logits = Tensor::new(&[[[1f64, -2., 3., 0.]]], &Device::Cpu)?;
+    /// let labels = Tensor::new(&[[1u8, 0, 1, 0]], &Device::Cpu)?;
+    /// let stats = |at, len| -> candle_core::Result<RegionStats> {
+    ///     let (logits, labels) = (logits.narrow(2, at, len)?, labels.narrow(1, at, len)?);
+    ///     RegionStats::new(&(&logits).into(), &(&labels).into(), Modulation::Power(2.0), Region::Batch)
+    /// };
+    /// // Each half of the image on a device of its own; `to_device` brings the six small tensors together.
+    /// let here = stats(0, 2)?;
+    /// let there = stats(2, 2)?.to_device(&Device::Cpu)?;
+    /// let loss = zoo::dice().plus_plus(2.0);
+    /// let (of_parts, of_whole) = (loss.of_stats(&here.plus(&there)?)?, loss.of_stats(&stats(0, 4)?)?);
+    /// assert!((of_parts.to_scalar::<f64>()? - of_whole.to_scalar::<f64>()?).abs() < 1e-12);
+    /// # use dice_losses::candle_core;
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the shapes differ or the devices do.
+    pub fn plus(&self, other: &Self) -> Result<Self> {
+        Ok(Self {
+            tp: (&self.tp + &other.tp)?,
+            fp: (&self.fp + &other.fp)?,
+            fn_: (&self.fn_ + &other.fn_)?,
+            volume: (&self.volume + &other.volume)?,
+            predicted: (&self.predicted + &other.predicted)?,
+            pixels: (&self.pixels + &other.pixels)?,
+            activation: self.activation,
+        })
+    }
+
+    /// The same sums on another device.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the transfer reports.
+    pub fn to_device(&self, device: &candle_core::Device) -> Result<Self> {
+        self.map(|x| x.to_device(device))
     }
 
     /// The same sums of some of the channels only.
     pub(crate) fn select(&self, channels: &Tensor) -> Result<Self> {
-        let select = |x: &Tensor| x.index_select(channels, 1);
-        Ok(Self {
-            tp: select(&self.tp)?,
-            fp: select(&self.fp)?,
-            fn_: select(&self.fn_)?,
-            volume: select(&self.volume)?,
-            predicted: select(&self.predicted)?,
-            pixels: select(&self.pixels)?,
-        })
+        self.map(|x| x.index_select(channels, 1))
     }
 }

@@ -2,9 +2,12 @@
 
 use std::fmt;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
-use crate::{loss::Loss, prediction::Prediction, target::Target};
+use crate::{
+    loss::Loss,
+    sums::{Request, Sums},
+};
 
 /// A weighted sum of losses and a constant.
 ///
@@ -50,18 +53,24 @@ impl fmt::Debug for WeightedSum {
 }
 
 impl Loss for WeightedSum {
-    fn evaluate(&self, prediction: &Prediction, target: &Target) -> Result<Tensor> {
-        let mut sum: Option<Tensor> = None;
+    fn request(&self, request: &mut Request) -> Result<()> {
+        self.terms
+            .iter()
+            .try_for_each(|(_, loss)| loss.request(request))
+    }
+
+    fn of_sums(&self, sums: &Sums) -> Result<Tensor> {
+        let mut total: Option<Tensor> = None;
         for (weight, loss) in &self.terms {
-            let term = (loss.evaluate(prediction, target)? * *weight)?;
-            sum = Some(match sum {
-                Some(sum) => (sum + term)?,
+            let term = (loss.of_sums(sums)? * *weight)?;
+            total = Some(match total {
+                Some(total) => (total + term)?,
                 None => term,
             });
         }
-        match sum {
-            Some(sum) => sum + self.constant,
-            None => Tensor::new(self.constant, prediction.values().device()),
+        match total {
+            Some(total) => total + self.constant,
+            None => Tensor::new(self.constant, &Device::Cpu)?.to_dtype(sums.dtype()),
         }
     }
 }

@@ -1,8 +1,11 @@
-//! What is true: labels, one-hot or soft maps, and which pixels count.
+//! What is true: labels, one-hot or soft maps, and how much each pixel and item counts.
 
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{DType, Device, Error, Result, Tensor, bail};
 
-use crate::prediction::Prediction;
+use crate::{
+    field::working_dtype,
+    prediction::{Activation, Prediction},
+};
 
 /// The truth a prediction `[N, C, …]` is compared with.
 ///
@@ -23,13 +26,16 @@ use crate::prediction::Prediction;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Target {
-    encoding: Encoding,
-    ignore_label: Option<i64>,
+    pub(crate) encoding: Encoding,
+    pub(crate) ignore_label: Option<i64>,
     mask: Option<Tensor>,
+    pixel_weights: Option<Tensor>,
+    pub(crate) smoothing: f64,
+    sample_weights: Option<Tensor>,
 }
 
 #[derive(Clone, Debug)]
-enum Encoding {
+pub(crate) enum Encoding {
     Labels(Tensor),
     Dense(Tensor),
 }
@@ -38,15 +44,17 @@ enum Encoding {
 pub(crate) struct Truth {
     /// One-hot, soft or multi-label `[N, C, S]`.
     pub(crate) y: Tensor,
-    /// Which pixels count, 1 or 0, `[N, 1, S]`; none: all of them.
-    pub(crate) mask: Option<Tensor>,
+    /// Whether `y` is 0 or 1 everywhere because it comes from class numbers.
+    pub(crate) hard: bool,
+    /// How much each pixel counts, `[N, 1, S]`; none: 1.
+    pub(crate) weights: Option<Tensor>,
 }
 
 impl Truth {
-    /// `x` `[N, C, S]` with zeros at the pixels that do not count.
+    /// `x` `[N, C, S]` times the pixel's weight.
     pub(crate) fn counted(&self, x: Tensor) -> Result<Tensor> {
-        match &self.mask {
-            Some(mask) => x.broadcast_mul(mask),
+        match &self.weights {
+            Some(weights) => x.broadcast_mul(weights),
             None => Ok(x),
         }
     }
@@ -55,21 +63,25 @@ impl Truth {
 impl Target {
     /// Class numbers `[N, …]` or `[N, 1, …]`, of any integer dtype.
     ///
-    /// With `C` channels they run from 0 to `C − 1`; with one channel 0 is background and 1 foreground.
+    /// With `C` channels they run from 0 to `C − 1`; with one channel 0 is background and 1 foreground. u8, u32 and
+    /// i64 are read as they are, no one-hot map is made.
     pub fn labels(labels: &Tensor) -> Self {
-        Self {
-            encoding: Encoding::Labels(labels.clone()),
-            ignore_label: None,
-            mask: None,
-        }
+        Self::new(Encoding::Labels(labels.detach()))
     }
 
     /// A value a class and pixel `[N, C, …]`: one-hot, soft labels, or several labels that hold together.
     pub fn dense(values: &Tensor) -> Self {
+        Self::new(Encoding::Dense(values.detach()))
+    }
+
+    fn new(encoding: Encoding) -> Self {
         Self {
-            encoding: Encoding::Dense(values.clone()),
+            encoding,
             ignore_label: None,
             mask: None,
+            pixel_weights: None,
+            smoothing: 0.0,
+            sample_weights: None,
         }
     }
 
@@ -83,15 +95,73 @@ impl Target {
     /// Only pixels where the mask (`[N, …]` or `[N, 1, …]`, any dtype) is not zero count.
     #[must_use]
     pub fn mask(mut self, mask: &Tensor) -> Self {
-        self.mask = Some(mask.clone());
+        self.mask = Some(mask.detach());
         self
     }
 
-    /// Lays the target out for a prediction: every shape, encoding and mask question is answered here.
-    pub(crate) fn truth(&self, prediction: &Prediction, dtype: DType) -> Result<Truth> {
-        let (n, c, s) = prediction.sizes()?;
+    /// How much each pixel counts (`[N, …]` or `[N, 1, …]`, any float dtype): a factor, 0 or more, on everything that
+    /// is summed there, the number of pixels included. A weight of 0 leaves the pixel out as a [mask](Self::mask) does.
+    ///
+    /// ```
+    /// use dice_losses::{Loss, Target, zoo, candle_core::{Device, Tensor}};
+    /// let logits = Tensor::new(&[[[1f64, -1., 0.]]], &Device::Cpu)?;
+    /// let labels = Tensor::new(&[[1u8, 0, 1]], &Device::Cpu)?;
+    /// let weighted = Target::labels(&labels).pixel_weights(&Tensor::new(&[[2f64, 1., 0.]], &Device::Cpu)?);
+    /// let loss = zoo::dice().loss(&(&logits).into(), &weighted)?.to_scalar::<f64>()?;
+    /// // The same as seeing the first pixel twice and the third not at all.
+    /// let logits = Tensor::new(&[[[1f64, 1., -1.]]], &Device::Cpu)?;
+    /// let labels = Tensor::new(&[[1u8, 1, 0]], &Device::Cpu)?;
+    /// assert!((zoo::dice().loss(&(&logits).into(), &(&labels).into())?.to_scalar::<f64>()? - loss).abs() < 1e-12);
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
+    #[must_use]
+    pub fn pixel_weights(mut self, weights: &Tensor) -> Self {
+        self.pixel_weights = Some(weights.detach());
+        self
+    }
+
+    /// Label smoothing: `y` becomes `(1 − ε) y + ε / C` (`ε / 2` for a sigmoid's channel), as Szegedy et al. 2016 have it.
+    /// In `[0, 1)`.
+    #[must_use]
+    pub fn smoothing(mut self, epsilon: f64) -> Self {
+        self.smoothing = epsilon;
+        self
+    }
+
+    /// A factor on each item's loss (`[N]`, any float dtype). The mean over the items divides by their number, not by
+    /// the weights' sum. Over a whole batch ([`crate::Region::Batch`]) there is one region and nothing to weigh:
+    /// use [`Target::pixel_weights`].
+    #[must_use]
+    pub fn sample_weights(mut self, weights: &Tensor) -> Self {
+        self.sample_weights = Some(weights.detach());
+        self
+    }
+
+    /// The items' weights `[N]` in the working dtype.
+    pub(crate) fn weights_of_samples(&self, prediction: &Prediction) -> Result<Option<Tensor>> {
+        let Some(weights) = &self.sample_weights else {
+            return Ok(None);
+        };
+        let (n, _, _) = prediction.sizes()?;
+        if weights.dims() != [n] {
+            bail!(
+                "sample weights for {n} items have shape [{n}], found {:?}",
+                weights.dims()
+            );
+        }
         let device = prediction.values().device();
-        let mut mask = match &self.mask {
+        let weights = weights.to_device(device)?.to_dtype(working_dtype(device))?;
+        check_weights(&weights, "sample")?;
+        Ok(Some(weights))
+    }
+
+    /// Mask and pixel weights as one factor a pixel, `[N, 1, S]`.
+    pub(crate) fn weights_of_pixels(
+        &self,
+        prediction: &Prediction,
+        dtype: DType,
+    ) -> Result<Option<Tensor>> {
+        let mask = match &self.mask {
             Some(mask) => Some(
                 a_pixel(mask, prediction, "mask")?
                     .ne(0f64)?
@@ -99,59 +169,102 @@ impl Target {
             ),
             None => None,
         };
+        let weights = match &self.pixel_weights {
+            Some(weights) => {
+                let weights = a_pixel(weights, prediction, "weight map")?.to_dtype(dtype)?;
+                check_weights(&weights, "pixel")?;
+                Some(weights)
+            }
+            None => None,
+        };
+        Ok(match (mask, weights) {
+            (Some(mask), Some(weights)) => Some((mask * weights)?),
+            (one, other) => one.or(other),
+        })
+    }
+
+    /// `(a, b)` of label smoothing, `y ↦ a y + b`.
+    pub(crate) fn smoothed(&self, prediction: &Prediction) -> Result<(f64, f64)> {
+        let epsilon = self.smoothing;
+        if !(0.0..1.0).contains(&epsilon) {
+            bail!("label smoothing is from 0 to below 1, found {epsilon}");
+        }
+        let (_, channels, _) = prediction.sizes()?;
+        let classes = match prediction.activation() {
+            Activation::Softmax => channels,
+            Activation::Sigmoid => 2,
+        };
+        Ok((1.0 - epsilon, epsilon / classes as f64))
+    }
+
+    /// Refuses what no prediction of this shape can be compared with: the dtype and shape of the truth.
+    pub(crate) fn check(&self, prediction: &Prediction) -> Result<()> {
+        match &self.encoding {
+            Encoding::Labels(labels) if labels.dtype().is_float() => bail!(
+                "labels are integers, found {:?}; convert them, or pass one-hot and soft maps as Target::dense",
+                labels.dtype()
+            ),
+            Encoding::Labels(labels) => a_pixel(labels, prediction, "label map").map(|_| ()),
+            Encoding::Dense(_) if self.ignore_label.is_some() => bail!(
+                "an ignore label needs class numbers; with a dense target pass Target::mask instead"
+            ),
+            Encoding::Dense(values) if values.dims() != prediction.values().dims() => bail!(
+                "a dense target has the prediction's shape {:?}, found {:?}; pass class numbers as Target::labels",
+                prediction.values().dims(),
+                values.dims()
+            ),
+            Encoding::Dense(_) => Ok(()),
+        }
+    }
+
+    /// Lays the target out for a prediction with plain operations.
+    pub(crate) fn truth(&self, prediction: &Prediction) -> Result<Truth> {
+        self.check(prediction)?;
+        let (n, c, s) = prediction.sizes()?;
+        let device = prediction.values().device();
+        let dtype = working_dtype(device);
+        let mut weights = self.weights_of_pixels(prediction, dtype)?;
+        let (a, b) = self.smoothed(prediction)?;
         let y = match &self.encoding {
             Encoding::Labels(labels) => {
-                if labels.dtype().is_float() {
-                    bail!(
-                        "labels are integers, found {:?}; convert them, or pass one-hot and soft maps as Target::dense",
-                        labels.dtype()
-                    );
-                }
                 let mut labels = a_pixel(labels, prediction, "label map")?.to_dtype(DType::I64)?;
                 if let Some(ignore) = self.ignore_label {
                     let counts = labels.ne(ignore)?;
                     labels = counts.where_cond(&labels, &labels.zeros_like()?)?;
                     let counts = counts.to_dtype(dtype)?;
-                    mask = Some(match mask {
-                        Some(mask) => (mask * counts)?,
+                    weights = Some(match weights {
+                        Some(weights) => (weights * counts)?,
                         None => counts,
                     });
                 }
                 check_labels(&labels, c, self.ignore_label)?;
                 one_hot(&labels, c, dtype)?
             }
-            Encoding::Dense(values) => {
-                if self.ignore_label.is_some() {
-                    bail!(
-                        "an ignore label needs class numbers; with a dense target pass Target::mask instead"
-                    );
-                }
-                if values.dims() != prediction.values().dims() {
-                    bail!(
-                        "a dense target has the prediction's shape {:?}, found {:?}; pass class numbers as Target::labels",
-                        prediction.values().dims(),
-                        values.dims()
-                    );
-                }
-                values.detach().reshape((n, c, s))?.to_dtype(dtype)?
-            }
+            Encoding::Dense(values) => values.reshape((n, c, s))?.to_dtype(dtype)?,
         };
         let y = y.to_device(device)?;
-        let mask = mask.map(|mask| mask.to_device(device)).transpose()?;
+        let weights = weights
+            .map(|weights| weights.to_device(device))
+            .transpose()?;
         // What stands at an uncounted pixel must not matter, not even a NaN.
-        let y = match &mask {
-            Some(mask) => mask
+        let y = match &weights {
+            Some(weights) => weights
                 .ne(0f64)?
                 .broadcast_as(y.shape())?
                 .where_cond(&y, &y.zeros_like()?)?,
             None => y,
         };
-        Ok(Truth { y, mask })
+        let smooth = self.smoothing != 0.0;
+        Ok(Truth {
+            y: if smooth { y.affine(a, b)? } else { y },
+            hard: matches!(self.encoding, Encoding::Labels(_)) && !smooth,
+            weights,
+        })
     }
 }
 
 /// A tensor of one value a pixel, `[N, …]` or `[N, 1, …]`, as `[N, 1, S]`.
-fn a_pixel(tensor: &Tensor, prediction: &Prediction, what: &str) -> Result<Tensor> {
+pub(crate) fn a_pixel(tensor: &Tensor, prediction: &Prediction, what: &str) -> Result<Tensor> {
     let (n, _, s) = prediction.sizes()?;
     let dims = prediction.values().dims();
     let squeezed = [&dims[..1], &dims[2..]].concat();
@@ -162,7 +275,23 @@ fn a_pixel(tensor: &Tensor, prediction: &Prediction, what: &str) -> Result<Tenso
             tensor.dims()
         );
     }
-    tensor.detach().reshape((n, 1, s))
+    tensor.reshape((n, 1, s))
+}
+
+/// A negative or infinite weight is a mistake. Read back on the CPU only: elsewhere it would stall the device.
+fn check_weights(weights: &Tensor, what: &str) -> Result<()> {
+    if !matches!(weights.device(), Device::Cpu) || weights.elem_count() == 0 {
+        return Ok(());
+    }
+    for extreme in [weights.min_all()?, weights.max_all()?] {
+        let extreme = extreme.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        if !(extreme >= 0.0 && extreme.is_finite()) {
+            bail!(
+                "a {what} weight is 0 or more, found {extreme}; to leave something out, give it 0"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// An out-of-range label would silently belong to no class. Read back on the CPU only: elsewhere it would stall the device.
@@ -176,16 +305,22 @@ fn check_labels(labels: &Tensor, channels: usize, ignore_label: Option<i64>) -> 
         labels.max_all()?.to_scalar::<i64>()?,
     ] {
         if !(0..classes).contains(&label) {
-            let ignored = ignore_label.map_or(String::from("none is set"), |ignore| {
-                format!("it is {ignore}")
-            });
-            bail!(
-                "found label {label}, expected 0 to {}; if it marks pixels to leave out, pass it as Target::ignore_label ({ignored})",
-                classes - 1
-            );
+            return Err(stray_label(label, channels, ignore_label));
         }
     }
     Ok(())
+}
+
+/// The error for a label that is no class.
+pub(crate) fn stray_label(label: i64, channels: usize, ignore_label: Option<i64>) -> Error {
+    let ignored = ignore_label.map_or(String::from("none is set"), |ignore| {
+        format!("it is {ignore}")
+    });
+    Error::Msg(format!(
+        "found label {label}, expected 0 to {}; if it marks pixels to leave out, pass it as Target::ignore_label ({ignored})",
+        channels.max(2) - 1
+    ))
+    .bt()
 }
 
 /// `[N, 1, S]` class numbers to `[N, C, S]`; a single channel is class 1.
