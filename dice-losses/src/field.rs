@@ -111,9 +111,6 @@ fn log_odds(z: &Tensor, activation: Activation) -> Result<Tensor> {
     let (n, c, s) = z.dims3()?;
     match (activation, c) {
         (Activation::Sigmoid, _) => Ok(z.clone()),
-        (Activation::Softmax, 1) => bail!(
-            "a softmax over one channel is 1 everywhere; one channel is a sigmoid's, which Prediction::logits takes it for"
-        ),
         (Activation::Softmax, 2) => {
             let u = (z.narrow(1, 1, 1)? - z.narrow(1, 0, 1)?)?;
             Tensor::cat(&[&u.neg()?, &u], 1)
@@ -201,15 +198,5 @@ mod tests {
             .unwrap();
         let gradients = softplus(&x).unwrap().backward().unwrap();
         assert_eq!(gradients.get(&x).unwrap().to_vec1::<f64>().unwrap(), [0.5]);
-    }
-
-    #[test]
-    fn a_softmax_of_one_channel_is_refused() {
-        let z = Tensor::zeros((1, 1, 3), DType::F64, &Device::Cpu).unwrap();
-        let error = log_odds(&z, Activation::Softmax).unwrap_err().to_string();
-        assert_eq!(
-            error.lines().next().unwrap(),
-            "a softmax over one channel is 1 everywhere; one channel is a sigmoid's, which Prediction::logits takes it for"
-        );
     }
 }

@@ -1,0 +1,255 @@
+//! One pass over the pixels, in parallel: forward to the sums, backward to the gradient.
+//!
+//! The pixels of an item are cut into parts whose size depends on the shape alone, and the sums of the parts are added
+//! up in their order: the result has the same bits for any number of threads.
+
+use std::{mem::MaybeUninit, ops::Range};
+
+use rayon::prelude::*;
+
+use super::{
+    blocks::{BLOCK, Element, LabelMap, Planes, Scratch},
+    kernel::{self, Pixels},
+    rows::{Gradients, ROWS, Rows},
+    simd::{Dispatch, InstructionSet},
+    terms::Terms,
+};
+use crate::prediction::Activation;
+
+/// What is true, as slices over all items.
+#[derive(Clone, Copy)]
+pub(super) enum Truth<'a, R> {
+    /// Class numbers.
+    Hard(LabelMap<'a>),
+    /// Class numbers, smoothed: the truth of the class that is named, and that of the others.
+    Smoothed(LabelMap<'a>, [f64; 2]),
+    /// A value a class and pixel, `y ↦ a y + b` for smoothing.
+    Dense(&'a [R], [f64; 2]),
+}
+
+/// A pass over a prediction.
+pub(super) struct Pass<'a, E: Element> {
+    pub(super) items: usize,
+    pub(super) channels: usize,
+    /// Pixels of an item.
+    pub(super) pixels: usize,
+    pub(super) activation: Activation,
+    /// Logits `[N, C, S]`.
+    pub(super) z: &'a [E],
+    pub(super) truth: Truth<'a, E::Real>,
+    /// Of each pixel, `[N, S]`.
+    pub(super) weights: Option<&'a [E::Real]>,
+    pub(super) terms: &'a Terms,
+}
+
+/// Work below this many logits is not worth another thread.
+const SEQUENTIAL: usize = 1 << 15;
+
+impl<E: Element> Pass<'_, E> {
+    /// Pixels of a part: few enough parts for their sums to take little room, many enough for threads to share.
+    fn part(&self) -> usize {
+        let parts = (65_536 / (ROWS * self.channels)).clamp(16, 512);
+        (self.items * self.pixels)
+            .div_ceil(parts)
+            .next_multiple_of(BLOCK)
+            .max(4 * BLOCK)
+    }
+
+    fn sequential(&self) -> bool {
+        self.items * self.channels * self.pixels < SEQUENTIAL
+    }
+
+    /// The sums `[ROWS, N, C]`, or nothing if a label is no class.
+    pub(super) fn forward(&self, isa: InstructionSet) -> Option<Vec<f64>> {
+        let (part, width) = (self.part(), ROWS * self.channels);
+        let parts = self.pixels.div_ceil(part);
+        let mut partial = vec![0.0; self.items * parts * width];
+        let run = |(task, sums): (usize, &mut [f64])| {
+            let start = task % parts * part;
+            self.part_forward(
+                isa,
+                task / parts,
+                start..self.pixels.min(start + part),
+                sums,
+            )
+        };
+        let strays = if self.sequential() {
+            partial.chunks_mut(width).enumerate().map(run).any(|s| s)
+        } else {
+            partial
+                .par_chunks_mut(width)
+                .enumerate()
+                .map(run)
+                .reduce(|| false, |a, b| a | b)
+        };
+        if strays {
+            return None;
+        }
+        let mut sums = vec![0.0; ROWS * self.items * self.channels];
+        for (task, partial) in partial.chunks(width).enumerate() {
+            let item = task / parts;
+            for (row, partial) in partial.chunks(self.channels).enumerate() {
+                let at = (row * self.items + item) * self.channels;
+                for (sum, partial) in sums[at..].iter_mut().zip(partial) {
+                    *sum += partial;
+                }
+            }
+        }
+        Some(sums)
+    }
+
+    /// The gradient `[N, C, S]`, from the derivatives of the loss in the sums `[ROWS, N, C]`.
+    #[allow(unsafe_code)]
+    pub(super) fn backward(&self, isa: InstructionSet, upstream: &[f64]) -> Vec<E> {
+        let (part, item_len) = (self.part(), self.channels * self.pixels);
+        let len = self.items * item_len;
+        let mut gradient: Vec<E> = Vec::with_capacity(len);
+        if item_len > 0 {
+            let room = &mut gradient.spare_capacity_mut()[..len];
+            let tasks = room
+                .chunks_mut(item_len)
+                .enumerate()
+                .flat_map(|(item, room)| {
+                    let mut planes: Vec<_> = room
+                        .chunks_mut(self.pixels)
+                        .map(|plane| plane.chunks_mut(part))
+                        .collect();
+                    (0..self.pixels).step_by(part).map(move |start| {
+                        let out: Vec<_> = planes.iter_mut().filter_map(Iterator::next).collect();
+                        (item, start, out)
+                    })
+                });
+            let run = |(item, start, out)| self.part_backward(isa, item, start, out, upstream);
+            if self.sequential() {
+                tasks.for_each(run);
+            } else {
+                let tasks: Vec<_> = tasks.collect();
+                tasks.into_par_iter().for_each(run);
+            }
+        }
+        // SAFETY: the tasks' planes are all there is, and each writes all of its own.
+        unsafe { gradient.set_len(len) };
+        gradient
+    }
+
+    /// The upstream numbers of one item, `[ROWS, C]`.
+    fn upstream_of(&self, item: usize, upstream: &[f64]) -> Vec<f64> {
+        upstream
+            .chunks(self.items * self.channels)
+            .flat_map(|row| &row[item * self.channels..(item + 1) * self.channels])
+            .copied()
+            .collect()
+    }
+
+    fn labels(&self) -> Option<LabelMap<'_>> {
+        match self.truth {
+            Truth::Hard(map) | Truth::Smoothed(map, _) => Some(map),
+            Truth::Dense(..) => None,
+        }
+    }
+
+    /// Has `f` see the block of `len` pixels at `start` of an item.
+    fn block(
+        &self,
+        item: usize,
+        start: usize,
+        len: usize,
+        scratch: &mut Scratch<E::Real>,
+        f: impl FnOnce(Pixels<E::Real>),
+    ) {
+        let at = item * self.pixels + start;
+        let plane = item * self.channels * self.pixels + start;
+        let (block, widened) = scratch.read(self.labels(), self.weights, at, len);
+        f(Pixels {
+            channels: self.channels,
+            activation: self.activation,
+            z: Planes::widened(&self.z[plane..], self.pixels, len, self.channels, widened),
+            truth: match self.truth {
+                Truth::Hard(_) => kernel::Truth::Hard,
+                Truth::Smoothed(_, [own, other]) => kernel::Truth::Smoothed { own, other },
+                Truth::Dense(y, [factor, term]) => kernel::Truth::Dense {
+                    y: Planes::new(&y[plane..], self.pixels, len),
+                    factor,
+                    term,
+                },
+            },
+            block,
+            terms: self.terms,
+        });
+    }
+
+    /// The sums of a part of an item's pixels; returns whether a label is no class.
+    fn part_forward(
+        &self,
+        isa: InstructionSet,
+        item: usize,
+        range: Range<usize>,
+        sums: &mut [f64],
+    ) -> bool {
+        let mut rows = Rows::new(sums);
+        let mut scratch = Scratch::new();
+        for start in range.clone().step_by(BLOCK) {
+            let len = BLOCK.min(range.end - start);
+            self.block(item, start, len, &mut scratch, |pixels| {
+                let rows = &mut rows;
+                E::Real::dispatch(isa, kernel::Forward { pixels, rows });
+            });
+        }
+        scratch.stray
+    }
+
+    /// The gradient of a part of an item's pixels, which begin at `first`.
+    fn part_backward(
+        &self,
+        isa: InstructionSet,
+        item: usize,
+        first: usize,
+        mut planes: Vec<&mut [MaybeUninit<E>]>,
+        upstream: &[f64],
+    ) {
+        let upstream = self.upstream_of(item, upstream);
+        let gradients = &Gradients::new(&upstream);
+        let part = planes.first().map_or(0, |plane| plane.len());
+        let mut scratch = Scratch::new();
+        let mut wide = Vec::new();
+        for offset in (0..part).step_by(BLOCK) {
+            let len = BLOCK.min(part - offset);
+            let planes = planes
+                .iter_mut()
+                .map(|plane| &mut plane[offset..offset + len]);
+            self.block(item, first + offset, len, &mut scratch, |pixels| {
+                write_planes(planes, len, &mut wide, |out| {
+                    let kernel = kernel::Backward {
+                        pixels,
+                        gradients,
+                        out,
+                    };
+                    E::Real::dispatch(isa, kernel);
+                });
+            });
+        }
+    }
+}
+
+/// Has `f` write the planes as real numbers, and converts them if their dtype is another.
+#[allow(unsafe_code)]
+fn write_planes<'a, E: Element>(
+    planes: impl Iterator<Item = &'a mut [MaybeUninit<E>]>,
+    len: usize,
+    wide: &mut Vec<MaybeUninit<E::Real>>,
+    f: impl FnOnce(&mut [&mut [MaybeUninit<E::Real>]]),
+) {
+    if E::IS_REAL {
+        let mut planes: Vec<_> = planes.filter_map(E::as_real_mut).collect();
+        return f(&mut planes);
+    }
+    let planes: Vec<_> = planes.collect();
+    wide.resize(planes.len() * len, MaybeUninit::uninit());
+    f(&mut wide.chunks_mut(len).collect::<Vec<_>>());
+    for (plane, wide) in planes.into_iter().zip(wide.chunks(len)) {
+        for (to, x) in plane.iter_mut().zip(wide) {
+            // SAFETY: `f` has written all planes.
+            to.write(E::narrow(unsafe { x.assume_init() }));
+        }
+    }
+}
