@@ -3,6 +3,7 @@
 mod case;
 mod cli;
 mod finite;
+mod fused;
 mod golden;
 mod gradients;
 mod laws;

@@ -1,0 +1,328 @@
+//! The fused pass against the sums of plain operations in f64, over random shapes, dtypes, targets and losses.
+
+use candle_core::{DType, Device, Tensor, Var};
+use dice_losses::{Loss, LossSpec, Prediction, Target};
+use proptest::prelude::*;
+use rand::{Rng as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use rayon::ThreadPoolBuilder;
+
+use crate::case::{GAMMAS, flat, plain_and_plus_plus, scalar};
+
+/// How a target is given.
+#[derive(Clone, Copy, Debug)]
+enum Given {
+    Labels(DType),
+    OneHot,
+    Soft,
+}
+
+/// A random prediction with its target, drawn from one seed.
+#[derive(Clone, Debug)]
+struct Drawn {
+    shape: Vec<usize>,
+    dtype: DType,
+    multi_label: bool,
+    given: Given,
+    ignore: bool,
+    weights: bool,
+    smoothing: bool,
+    /// Standard deviation of the logits, about.
+    scale: f64,
+    seed: u64,
+}
+
+fn drawn() -> impl Strategy<Value = Drawn> {
+    let space = prop_oneof![
+        prop::collection::vec(1..=40usize, 1..=1),
+        prop::collection::vec(1..=70usize, 2..=2),
+        prop::collection::vec(1..=9usize, 3..=3),
+        // Around the ends of blocks and parts.
+        prop::sample::select(vec![1023, 1024, 1025, 4095, 4096, 4097, 9000]).prop_map(|s| vec![s]),
+    ];
+    let dtype = prop::sample::select(vec![DType::F32, DType::F64, DType::F16, DType::BF16]);
+    let given = prop::sample::select(vec![
+        Given::Labels(DType::U8),
+        Given::Labels(DType::U32),
+        Given::Labels(DType::I64),
+        Given::OneHot,
+        Given::Soft,
+    ]);
+    let scale = prop::sample::select(vec![0.1, 1.0, 4.0, 20.0]);
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let sizes = (1..=3usize, 1..=6usize, space);
+    (sizes, dtype, given, scale, flags, any::<u64>()).prop_map(
+        |((items, channels, space), dtype, given, scale, (multi_label, ignore, weights, smoothing), seed)| {
+            let labels = matches!(given, Given::Labels(_));
+            Drawn {
+                shape: [vec![items, channels], space].concat(),
+                dtype,
+                multi_label,
+                given,
+                ignore: ignore && labels,
+                weights,
+                smoothing,
+                scale,
+                seed,
+            }
+        },
+    )
+}
+
+impl Drawn {
+    fn tensors(&self) -> (Prediction, Prediction, Target) {
+        let rng = &mut ChaCha8Rng::seed_from_u64(self.seed);
+        let shape = self.shape.as_slice();
+        let (channels, count): (usize, usize) = (shape[1], shape.iter().product());
+        let logits: Vec<f64> = (0..count)
+            .map(|_| self.scale * (rng.random::<f64>() + rng.random::<f64>() - 1.0) * 2.4)
+            .collect();
+        let logits = Tensor::from_vec(logits, shape, &Device::Cpu).unwrap();
+        let logits = logits.to_dtype(self.dtype).unwrap();
+        let a_pixel = [&shape[..1], &shape[2..]].concat();
+        let pixels = count / channels;
+        let classes = channels.max(2);
+        let labels: Vec<i64> = (0..pixels)
+            .map(|_| {
+                if self.ignore && rng.random_bool(0.1) {
+                    255
+                } else {
+                    rng.random_range(0..classes as i64)
+                }
+            })
+            .collect();
+        let target = match self.given {
+            Given::Labels(dtype) => {
+                let labels = Tensor::from_vec(labels, a_pixel.as_slice(), &Device::Cpu).unwrap();
+                let target = Target::labels(&labels.to_dtype(dtype).unwrap());
+                if self.ignore {
+                    target.ignore_label(255)
+                } else {
+                    target
+                }
+            }
+            Given::OneHot | Given::Soft => {
+                let values: Vec<f32> = (0..count)
+                    .map(|_| match self.given {
+                        Given::OneHot => f32::from(u8::from(rng.random_bool(0.4))),
+                        _ => rng.random(),
+                    })
+                    .collect();
+                Target::dense(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap())
+            }
+        };
+        let target = if self.weights {
+            let weights: Vec<f32> = (0..pixels)
+                .map(|_| f32::max(0.0, rng.random::<f32>() * 3.0 - 0.5))
+                .collect();
+            let weights = Tensor::from_vec(weights, a_pixel.as_slice(), &Device::Cpu).unwrap();
+            target.pixel_weights(&weights)
+        } else {
+            target
+        };
+        let target = if self.smoothing {
+            target.smoothing(0.1)
+        } else {
+            target
+        };
+        let of = |logits: &Tensor| {
+            if self.multi_label {
+                Prediction::multi_label(logits)
+            } else {
+                Prediction::logits(logits)
+            }
+        };
+        let exact = of(&logits.to_dtype(DType::F64).unwrap());
+        (of(&logits), exact, target)
+    }
+}
+
+/// Value and gradient from sums of plain operations.
+fn composed(loss: &dyn Loss, prediction: &Prediction, target: &Target) -> (f64, Vec<f64>) {
+    let var = Var::from_tensor(prediction.values()).unwrap();
+    let prediction = match prediction.activation() {
+        dice_losses::Activation::Softmax => Prediction::logits(var.as_tensor()),
+        dice_losses::Activation::Sigmoid => Prediction::multi_label(var.as_tensor()),
+    };
+    let value = loss.evaluate_composed(&prediction, target).unwrap();
+    let gradients = value.backward().unwrap();
+    let gradient = gradients
+        .get(&var)
+        .map_or_else(|| vec![0.0; var.elem_count()], |g| flat(g).unwrap());
+    (scalar(&value), gradient)
+}
+
+fn norm(x: &[f64]) -> f64 {
+    x.iter().map(|x| x * x).sum::<f64>().sqrt()
+}
+
+/// `(value, gradient)` of `ours` against `exact`, with the tolerances of a dtype.
+fn assert_near(ours: &(f64, Vec<f64>), exact: &(f64, Vec<f64>), dtype: DType, what: &str) {
+    let (of_value, of_gradient, least) = match dtype {
+        DType::F64 => (1e-12, 1e-12, 1e-300),
+        DType::F32 => (1e-6, 2e-6, 1e-30),
+        // The gradient is rounded to the logits' dtype, whose smallest number is near 6e-8 for f16.
+        DType::F16 => (1e-6, 1e-3, 6e-8),
+        _ => (1e-6, 8e-3, 1e-30),
+    };
+    let value = (ours.0 - exact.0).abs();
+    assert!(
+        value <= of_value * (1.0 + exact.0.abs()),
+        "{what}: value {}, exact {}",
+        ours.0,
+        exact.0
+    );
+    let difference: Vec<f64> = ours.1.iter().zip(&exact.1).map(|(a, b)| a - b).collect();
+    let room = of_gradient * norm(&exact.1) + least * (exact.1.len() as f64).sqrt();
+    assert!(
+        norm(&difference) <= room,
+        "{what}: gradient off by {:e} of {:e}",
+        norm(&difference),
+        norm(&exact.1)
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn value_and_gradient_are_those_of_f64(drawn in drawn(), gamma in prop::sample::select(&GAMMAS)) {
+        let (prediction, exact, target) = drawn.tensors();
+        for name in plain_and_plus_plus(gamma) {
+            let loss = name.parse::<LossSpec>().unwrap().build();
+            let exact = composed(loss.as_ref(), &exact, &target);
+            let (value, gradient) = loss.value_and_grad(&prediction, &target).unwrap();
+            let ours = (scalar(&value), flat(&gradient).unwrap());
+            assert_near(&ours, &exact, drawn.dtype, &format!("{name}, {drawn:?}"));
+        }
+    }
+
+    #[test]
+    fn the_bits_do_not_depend_on_the_number_of_threads(drawn in drawn(), gamma in prop::sample::select(&GAMMAS)) {
+        let (prediction, _, target) = drawn.tensors();
+        let loss = format!("unified-focal++:gamma={gamma}").parse::<LossSpec>().unwrap().build();
+        let with = |threads| {
+            let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let (value, gradient) = pool.install(|| loss.value_and_grad(&prediction, &target)).unwrap();
+            (scalar(&value).to_bits(), flat(&gradient).unwrap().iter().map(|g| g.to_bits()).collect::<Vec<_>>())
+        };
+        let one = with(1);
+        prop_assert_eq!(&one, &with(2));
+        prop_assert_eq!(&one, &with(7));
+    }
+}
+
+/// The same on an image that every thread has a share of.
+#[test]
+fn the_bits_of_a_large_image_do_not_depend_on_the_number_of_threads() {
+    let drawn = Drawn {
+        shape: vec![2, 4, 201, 333],
+        dtype: DType::F32,
+        multi_label: false,
+        given: Given::Labels(DType::U8),
+        ignore: true,
+        weights: false,
+        smoothing: false,
+        scale: 3.0,
+        seed: 1,
+    };
+    let (prediction, _, target) = drawn.tensors();
+    for name in plain_and_plus_plus(2.0) {
+        let loss = name.parse::<LossSpec>().unwrap().build();
+        let with = |threads| {
+            let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let (value, gradient) = pool
+                .install(|| loss.value_and_grad(&prediction, &target))
+                .unwrap();
+            (scalar(&value), flat(&gradient).unwrap())
+        };
+        let one = with(1);
+        assert_eq!(one, with(2), "{name}");
+        assert_eq!(one, with(7), "{name}");
+    }
+}
+
+/// A mistake upstream must show, not be summed away.
+#[test]
+fn a_nan_that_counts_is_a_nan_in_the_loss() {
+    for channels in [1, 2, 3, 5] {
+        for at in [0, 5, 1500] {
+            let mut logits = vec![0.3f32; channels * 1501];
+            logits[at] = f32::NAN;
+            let logits = Tensor::from_vec(logits, (1, channels, 1501), &Device::Cpu).unwrap();
+            let labels = Tensor::ones((1, 1501), DType::U8, &Device::Cpu).unwrap();
+            for name in plain_and_plus_plus(0.75) {
+                let loss = name.parse::<LossSpec>().unwrap().build();
+                let value = loss.loss(&Prediction::logits(&logits), &Target::labels(&labels));
+                assert!(scalar(&value.unwrap()).is_nan(), "{name}, {channels} channels, {at}");
+            }
+        }
+    }
+}
+
+/// Random corners: saturated logits, empty and full masks, all pixels ignored, every γ. `DICE_FINITE_CASES=1000000`
+/// makes a long run of it.
+#[test]
+fn random_corners_are_finite() {
+    let cases: usize = std::env::var("DICE_FINITE_CASES").map_or(20_000, |cases| {
+        cases.parse().expect("DICE_FINITE_CASES is a number")
+    });
+    let names: Vec<&str> = dice_losses::zoo::ZOO.iter().map(|row| row.name).collect();
+    let rng = &mut ChaCha8Rng::seed_from_u64(20_230_423);
+    for case in 0..cases {
+        let (items, channels) = (rng.random_range(1..=2), rng.random_range(1..=5));
+        let pixels = rng.random_range(1..=70);
+        let size = [0.0f32, 1.0, 20.0, 50.0, 120.0, 60_000.0][rng.random_range(0..6)];
+        let logits: Vec<f32> = (0..items * channels * pixels)
+            .map(|_| match rng.random_range(0..4) {
+                0 => size,
+                1 => -size,
+                2 => 0.0,
+                _ => size * (rng.random::<f32>() * 2.0 - 1.0),
+            })
+            .collect();
+        let pattern = rng.random_range(0..5);
+        let labels: Vec<u8> = (0..items * pixels)
+            .map(|_| match pattern {
+                0 => 0,
+                1 => 1,
+                2 => 255,
+                _ if rng.random_bool(0.1) => 255,
+                _ => rng.random_range(0..channels.max(2)) as u8,
+            })
+            .collect();
+        let dtype = [DType::F32, DType::F32, DType::F64, DType::F16, DType::BF16][rng.random_range(0..5)];
+        let logits = Tensor::from_vec(logits, (items, channels, pixels), &Device::Cpu).unwrap();
+        let logits = logits.to_dtype(dtype).unwrap();
+        let labels = Tensor::from_vec(labels, (items, pixels), &Device::Cpu).unwrap();
+        let name = names[rng.random_range(0..names.len())];
+        let plus_plus = dice_losses::zoo::find(name).unwrap().plus_plus;
+        let mut spec = String::from(name);
+        if plus_plus {
+            let gamma = [0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 0.1 + 5.0 * rng.random::<f64>()]
+                [rng.random_range(0..8)];
+            let empty = ["penalty", "skip", "zero", "one", "ratio"][rng.random_range(0..5)];
+            let smooth = [0.0, 1e-7, 1.0][rng.random_range(0..3)];
+            spec = format!("{name}++:gamma={gamma},empty={empty},smooth={smooth}");
+        }
+        let loss = spec.parse::<LossSpec>().unwrap().build();
+        let prediction = if rng.random_bool(0.2) {
+            Prediction::multi_label(&logits)
+        } else {
+            Prediction::logits(&logits)
+        };
+        let target = Target::labels(&labels).ignore_label(255);
+        let target = if rng.random_bool(0.2) {
+            target.smoothing(0.2)
+        } else {
+            target
+        };
+        let (value, gradient) = loss.value_and_grad(&prediction, &target).unwrap();
+        let what = format!("case {case}, {spec}, {dtype:?}, {items}x{channels}x{pixels}, size {size}, labels {pattern}");
+        assert!(scalar(&value).is_finite(), "{what}: value {}", scalar(&value));
+        assert!(
+            flat(&gradient).unwrap().iter().all(|g| g.is_finite()),
+            "{what}: gradient"
+        );
+    }
+}
