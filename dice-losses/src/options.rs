@@ -204,7 +204,7 @@ mod tests {
             "2 class weights are given for a prediction of 3 channels; give one a channel",
         );
         refuses(
-            &zoo::dice().power(0.0),
+            &zoo::dice().outer(0.0),
             "the power of a region loss must be a positive number, found 0",
         );
         refuses(

@@ -213,7 +213,7 @@ pub(crate) fn powf(x: &Tensor, k: f64) -> Result<Tensor> {
 }
 
 /// `a / b`, and 0 where `b` is 0.
-pub(crate) fn ratio(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+fn ratio(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let zero = b.detach().eq(0f64)?;
     let quotient = (a / (b + zero.to_dtype(b.dtype())?)?)?;
     zero.where_cond(&quotient.zeros_like()?, &quotient)
