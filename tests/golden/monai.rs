@@ -3,12 +3,12 @@
 use candle_core::{DType, Result, Tensor};
 use dice_losses::{
     Activation, ClassReduction, Classes, EmptyRegion, FocalCrossEntropy, GeneralisedDice, Loss,
-    Modulation, PerClass, Prediction, Reduction, Region, RegionIndex, RegionLoss, RegionStats,
-    Target, Tversky, Weighting,
+    LossSpec, Modulation, PerClass, Prediction, Reduction, Region, RegionIndex, RegionLoss,
+    RegionStats, Target, Tversky, Weighting,
 };
 
 use super::{
-    folder::{Family, Folder, Mapped, Record, left_out},
+    folder::{Family, Folder, LeftOut, Mapped, Record, left_out},
     losses_common::{
         Bounds, Case, Fraction, Function, check_cases, clip, compare_where, off_the_kink,
         pixels_as_items,
@@ -197,7 +197,84 @@ impl Setting {
     }
 }
 
+/// The specification that `dice-losses/docs/coming-from.md` states for a record; none where that takes more than a
+/// specification: weights, reductions, two smoothing terms.
+fn specification(record: &Record, setting: &Setting) -> Mapped<Option<String>> {
+    let smooth = setting.smooth_nr;
+    if setting.reduction != Reduction::Mean
+        || setting.weight.is_some()
+        || record
+            .param("alpha")
+            .is_some_and(|_| record.loss().contains("Focal"))
+        || smooth != setting.smooth_dr
+    {
+        return Ok(None);
+    }
+    let number = |key: &str, default: f64| record.number_or(key, default);
+    let (softmax, sigmoid) = (
+        setting.activation == Some(Activation::Softmax),
+        setting.activation == Some(Activation::Sigmoid),
+    );
+    let exclusive = softmax || setting.case.channels() == 1;
+    let (jaccard, squared) = (
+        record.flag_or("jaccard", false)?,
+        record.flag_or("squared_pred", false)?,
+    );
+    let overlap = match (record.loss(), jaccard, squared) {
+        ("DiceLoss", true, true) => return Ok(None),
+        ("DiceLoss", true, false) => format!("jaccard:smooth={}", smooth / 2.0),
+        ("DiceLoss", false, true) => format!("squared-dice:smooth={}", smooth / 2.0),
+        ("DiceLoss", false, false) => format!("dice:smooth={}", smooth / 2.0),
+        ("TverskyLoss", ..) => format!(
+            "tversky:alpha={},beta={},smooth={smooth}",
+            number("alpha", 0.5)?,
+            number("beta", 0.5)?
+        ),
+        ("DiceCELoss", false, false) if exclusive => format!(
+            "dice+ce:dice_weight={},ce_weight={},smooth={}",
+            number("lambda_dice", 1.0)?,
+            number("lambda_ce", 1.0)?,
+            smooth / 2.0
+        ),
+        // Its focal part is always a sigmoid's.
+        ("DiceFocalLoss", false, false) if sigmoid => format!(
+            "dice+focal:dice_weight={},focal_weight={},focus={},smooth={}",
+            number("lambda_dice", 1.0)?,
+            number("lambda_focal", 1.0)?,
+            number("gamma", 2.0)?,
+            smooth / 2.0
+        ),
+        ("FocalLoss", ..) if sigmoid => {
+            return Ok(Some(format!("focal:focus={}", number("gamma", 2.0)?)));
+        }
+        _ => return Ok(None),
+    };
+    let classes = if setting.background { "all" } else { "fg" };
+    let region = match setting.region {
+        Region::Item => "item",
+        Region::Batch => "batch",
+    };
+    Ok(Some(format!(
+        "{overlap},classes={classes},region={region},empty=ratio"
+    )))
+}
+
 fn mapping(record: &Record, setting: &Setting) -> Mapped<Function> {
+    let built = by_builders(record, setting)?;
+    let Some(spec) = specification(record, setting)? else {
+        return Ok(built);
+    };
+    let spec: LossSpec = spec
+        .parse()
+        .map_err(|error| LeftOut(format!("outside the zoo's ranges: {error}")))?;
+    let (loss, setting) = (spec.build(), setting.clone());
+    Ok(Box::new(move |x| {
+        let target = Target::dense(&setting.case.target);
+        loss.evaluate(&setting.prediction(x)?, &target)
+    }))
+}
+
+fn by_builders(record: &Record, setting: &Setting) -> Mapped<Function> {
     match record.loss() {
         "DiceLoss" => dice(record, setting),
         "TverskyLoss" => {
@@ -248,7 +325,7 @@ fn smoothed(setting: &Setting, alpha: f64, beta: f64, times: f64) -> impl Region
             (&s.tp + errors)? + dr
         },
         least: 0.0,
-        log: None,
+        floor: 0.0,
     }
 }
 
