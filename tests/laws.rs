@@ -933,6 +933,79 @@ fn soft_labels_are_inside_the_power() {
     assert_all_close(&flat(&stats.fn_).unwrap(), &[0.12f64.powi(2)], 1e-15, "fn");
 }
 
+/// What `choosing-a-loss.md` says of γ = 2: like pixels of which a fraction q is foreground are best at p = q/(1 − L).
+#[test]
+fn at_gamma_2_the_best_probability_is_the_truth_but_for_one_factor() {
+    // Four pixels with q = ¼ at one logit, ten with q = ⅖ at another, and a foreground pixel that is sure.
+    let labels: Vec<u8> = (0..15)
+        .map(|i| u8::from(i == 0 || (4..8).contains(&i) || i == 14))
+        .collect();
+    let labels = Tensor::from_vec(labels, (1, 15), &Device::Cpu).unwrap();
+    let at = |p: [f64; 2]| {
+        let logit = |p: f64| (p / (1.0 - p)).ln();
+        let logits = (0..15).map(|i| match i {
+            0..4 => logit(p[0]),
+            4..14 => logit(p[1]),
+            _ => 40.0,
+        });
+        let logits = Tensor::from_vec(logits.collect(), (1, 1, 15), &Device::Cpu).unwrap();
+        value_and_grad("dice++:smooth=0", &logits, &Target::labels(&labels))
+    };
+    let mut p = [0.25, 0.4];
+    for _ in 0..200 {
+        let (loss, _) = at(p);
+        p = [0.25 / (1.0 - loss), 0.4 / (1.0 - loss)];
+    }
+    let (loss, gradient) = at(p);
+    assert!(
+        loss > 0.1 && p[1] < 1.0,
+        "a case in which the factor tells: {loss}, {p:?}"
+    );
+    assert_close(gradient[..4].iter().sum(), 0.0, 1e-12, "slope of the first");
+    assert_close(
+        gradient[4..14].iter().sum(),
+        0.0,
+        1e-12,
+        "slope of the second",
+    );
+    for near in [
+        [p[0] * 1.01, p[1]],
+        [p[0] * 0.99, p[1]],
+        [p[0], p[1] * 1.01],
+        [p[0], p[1] * 0.99],
+    ] {
+        assert!(at(near).0 > loss, "{near:?} is no worse than {p:?}");
+    }
+}
+
+/// A specification of the page for those who come from another library that no longer parses would mislead them.
+#[test]
+fn the_specifications_for_newcomers_parse() {
+    let page = include_str!("../dice-losses/docs/coming-from.md");
+    let placeholder = |pair: &str| match pair.split_once('=') {
+        Some(("weighting", "w")) => String::from("weighting=simple"),
+        Some((key, "a" | "b" | "f" | "k" | "s")) => format!("{key}=0.5"),
+        _ => pair.to_string(),
+    };
+    let specs: Vec<String> = page
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter_map(|code| code.split_once(':'))
+        .filter(|(name, _)| zoo::find(name).is_some())
+        .map(|(name, pairs)| {
+            let pairs: Vec<String> = pairs.split(',').map(placeholder).collect();
+            format!("{name}:{}", pairs.join(","))
+        })
+        .collect();
+    assert!(specs.len() >= 15, "{specs:?}");
+    for spec in specs {
+        if let Err(error) = spec.parse::<LossSpec>() {
+            panic!("{spec}: {error}");
+        }
+    }
+}
+
 /// The zoo as the README of `dice-losses` shows it.
 fn zoo_as_markdown() -> String {
     let list = |parameters: &[Parameter]| {

@@ -19,13 +19,30 @@
 //! # How it is made
 //!
 //! ```text
-//! Prediction × Target ─▶ RegionStats {tp, fp, fn_} [N, C] ─▶ RegionIndex ─▶ 1 − index ─▶ power ─▶ weights ─▶ Reduction
+//! Prediction × Target ─▶ RegionStats {tp, fp, fn_} [N, C] ─▶ RegionIndex ─▶ 1 − index ─▶ Outer ─▶ weights ─▶ Reduction
 //! ```
 //!
-//! Only [`RegionStats`] sees pixels, softmax and γ. A Tversky-family loss is a little algebra on three small tensors,
-//! so a loss of your own is one closure ([`RegionIndex`]) and has `++` for free. Pixel losses are
-//! [`FocalCrossEntropy`] with different settings, compounds a [`WeightedSum`]. The named losses are in [`zoo`]; as text
-//! they are a [`LossSpec`]:
+//! Only the sums ([`RegionStats`], [`PixelSums`]) see pixels, softmax and γ. A Tversky-family loss is a little algebra on
+//! three small tensors, so a loss of your own is one closure and has `++`, every option and the single pass over the
+//! pixels for free:
+//!
+//! ```
+//! use dice_losses::{Loss, RegionLoss, RegionStats, candle_core::{Device, Result, Tensor}};
+//!
+//! /// Fowlkes and Mallows: the geometric mean of precision and recall.
+//! fn fowlkes_mallows(s: &RegionStats) -> Result<Tensor> {
+//!     let tp = (&s.tp + 1e-7)?;
+//!     &tp / ((&tp + &s.fp)? * (&tp + &s.fn_)?)?.sqrt()?
+//! }
+//! let loss = RegionLoss::new(fowlkes_mallows).plus_plus(2.0);
+//! # let logits = Tensor::new(&[[[0f64, 0.], [0., 0.]]], &Device::Cpu)?;
+//! # let labels = Tensor::new(&[[0u8, 1]], &Device::Cpu)?;
+//! # assert!((loss.loss(&(&logits).into(), &(&labels).into())?.to_scalar::<f64>()? - 1.0 / 3.0).abs() < 1e-6);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
+//!
+//! Pixel losses are [`FocalCrossEntropy`] with different settings, compounds a [`WeightedSum`]. The named losses are in
+//! [`zoo`]; as text they are a [`LossSpec`]:
 //!
 //! ```
 //! use dice_losses::LossSpec;
@@ -33,6 +50,10 @@
 //! assert_eq!(spec.gamma(), Some(3.0));
 //! # Ok::<(), dice_losses::SpecError>(())
 //! ```
+//!
+//! [`guide`] says [which loss to take](guide::choosing_a_loss), what [another library's
+//! arguments](guide::coming_from) are called here, and has [recipes](guide::recipes): deep supervision, a loss of other
+//! sums.
 //!
 //! # What is guaranteed
 //!
@@ -51,6 +72,7 @@ mod composed;
 mod field;
 mod fused;
 pub mod guard;
+pub mod guide;
 mod index;
 mod loss;
 mod options;
