@@ -104,20 +104,39 @@ use candle_core::{Result, Tensor};
 
 /// The Dice loss with every choice at its default: [`zoo::dice`].
 ///
-/// Logits `[N, C, …]`; labels as class numbers `[N, …]` or one-hot `[N, C, …]`. A scalar in `[0, 1]`.
+/// Logits `[N, C, …]` of any float dtype; labels as class numbers `[N, …]` of any integer dtype, or one-hot `[N, C, …]`.
+/// A scalar in `[0, 1]`: f64 for f64 logits, else f32.
 ///
 /// # Errors
 ///
-/// If shapes or labels do not fit.
+/// If shapes, dtypes or labels do not fit.
+///
+/// ```
+/// use dice_losses::{candle_core::{Device, Tensor}, dice};
+/// let logits = Tensor::new(&[[[0f32, 0.], [0., 0.]]], &Device::Cpu)?; // p = ½ everywhere
+/// let labels = Tensor::new(&[[0u8, 1]], &Device::Cpu)?;
+/// assert!((dice(&logits, &labels)?.to_scalar::<f32>()? - 0.5).abs() < 1e-6); // TP = FP = FN = ½
+/// # Ok::<(), dice_losses::candle_core::Error>(())
+/// ```
 pub fn dice(prediction: impl Into<Prediction>, target: impl Into<Target>) -> Result<Tensor> {
     zoo::dice().loss(&prediction.into(), &target.into())
 }
 
 /// The DSC++ loss (paper, Eq. 9) with every choice at its default: [`zoo::dice`] with `gamma`. The paper takes 2.
 ///
+/// Shapes and dtypes are those of [`dice`].
+///
 /// # Errors
 ///
-/// If shapes or labels do not fit, or `gamma` is not a positive number.
+/// If shapes, dtypes or labels do not fit, or `gamma` is not a positive number.
+///
+/// ```
+/// use dice_losses::{candle_core::{Device, Tensor}, dice_pp};
+/// let logits = Tensor::new(&[[[0f32, 0.], [0., 0.]]], &Device::Cpu)?; // p = ½ everywhere
+/// let labels = Tensor::new(&[[0u8, 1]], &Device::Cpu)?;
+/// assert!((dice_pp(&logits, &labels, 2.0)?.to_scalar::<f32>()? - 1.0 / 3.0).abs() < 1e-6); // TP = ½, FP = FN = ¼
+/// # Ok::<(), dice_losses::candle_core::Error>(())
+/// ```
 pub fn dice_pp(
     prediction: impl Into<Prediction>,
     target: impl Into<Target>,

@@ -153,7 +153,18 @@ impl<I: RegionIndex> RegionLoss<I> {
     }
 
     /// The loss of every region before any reduction, weighted: `[N, C']`, or `[1, C']` over a whole batch, with `C'`
-    /// the classes chosen.
+    /// the classes chosen; `C'` is 1 for an index that makes one ratio of them. In f64 where the device has it.
+    ///
+    /// ```
+    /// use dice_losses::{Classes, zoo, candle_core::{Device, Tensor}};
+    /// let logits = Tensor::new(&[[[0f64, 0., 0.]; 3]], &Device::Cpu)?; // p = ⅓ everywhere
+    /// let labels = Tensor::new(&[[0u8, 1, 1]], &Device::Cpu)?;
+    /// let loss = zoo::dice().classes(Classes::Foreground);
+    /// let regions = loss.per_region(&(&logits).into(), &(&labels).into())?.to_vec2::<f64>()?;
+    /// assert!((regions[0][0] - 5.0 / 9.0).abs() < 1e-6); // TP = 2/3, FP = 1/3, FN = 4/3
+    /// assert!((regions[0][1] - 1.0 / 3.0).abs() < 1e-6); // absent: the mean of p
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -163,8 +174,8 @@ impl<I: RegionIndex> RegionLoss<I> {
         Ok(self.regions(&stats)?.0)
     }
 
-    /// The loss of sums that are at hand, which must have been modulated alike: those of several devices added up, say
-    /// ([`RegionStats::plus`]).
+    /// The loss of sums that are at hand, which must have been modulated alike: those of several devices added up, say;
+    /// [`RegionStats::plus`] has the example.
     ///
     /// # Errors
     ///

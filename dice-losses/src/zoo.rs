@@ -836,7 +836,15 @@ pub static ZOO: &[Row] = &[
     },
 ];
 
-/// The row of a name or alias.
+/// The row of a name or alias, without `++`.
+///
+/// ```
+/// use dice_losses::zoo::{Errors, find};
+/// assert_eq!(find("dsc").unwrap().name, "dice");
+/// assert!(find("dice+ce").unwrap().plus_plus() && !find("ce").unwrap().plus_plus());
+/// assert_eq!(find("v-net").unwrap().errors, Errors::Squared);
+/// assert!(find("lovasz").is_none());
+/// ```
 pub fn find(name: &str) -> Option<&'static Row> {
     ZOO.iter()
         .find(|row| row.name == name || row.aliases.contains(&name))

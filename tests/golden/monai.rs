@@ -221,7 +221,6 @@ fn specification(record: &Record, setting: &Setting) -> Mapped<Option<String>> {
         record.flag_or("squared_pred", false)?,
     );
     let overlap = match (record.loss(), jaccard, squared) {
-        ("DiceLoss", true, true) => return Ok(None),
         ("DiceLoss", true, false) => format!("jaccard:smooth={}", smooth / 2.0),
         ("DiceLoss", false, true) => format!("squared-dice:smooth={}", smooth / 2.0),
         ("DiceLoss", false, false) => format!("dice:smooth={}", smooth / 2.0),
