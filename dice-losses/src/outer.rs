@@ -10,7 +10,7 @@ use crate::{guard, options::PerClass, prediction::Activation};
 /// |---|---|---|
 /// | `Power(k)` | `L^k` | focal Tversky (paper, Eq. 17); `k = 1`, the default, is the loss itself |
 /// | `IndexPower(k)` | `1 − (1 − L)^k` | focal Dice (Wang and Chung 2018) |
-/// | `MinusLog(k)` | `(−ln(1 − L))^k` | exponential-logarithmic (Wong et al. 2018, Eq. 2) |
+/// | `MinusLog(k)` | `(−ln(1 − L))^k` | exponential-logarithmic (Wong et al. 2018) |
 /// | `LogCosh` | `ln cosh L` | log-cosh Dice (Jadon 2020) |
 ///
 /// All of them are 0 at 0 and grow with `L`, and none loses digits at a small `L`; near

@@ -98,7 +98,7 @@ pub fn f_beta(recall_weight: f64) -> RegionLoss<Tversky> {
 ///
 /// $$ 1 - \frac{2 \sum_i p_i y_i}{\sum_i p_i^2 + \sum_i y_i^2} $$
 ///
-/// `1 − 2Σpy / (Σp² + Σy²)`, computed as `Σ(p − y)² / (Σp² + Σy²)`. Milletari et al. 2016, Eq. in Section 3. For hard
+/// `1 − 2Σpy / (Σp² + Σy²)`, computed as `Σ(p − y)² / (Σp² + Σy²)`. Milletari et al. 2016 (V-Net). For hard
 /// labels it is [`dice`] with γ = 2, bit for bit, since `Σp² + Σy² = 2Σpy + Σ(p − y)²`: its γ is part of it, so there is
 /// no `squared-dice++`. For soft labels the two differ, and this one is 0 where p = y.
 ///
@@ -344,7 +344,7 @@ pub fn unified_focal(
 /// $$ (1 - a) \, E_c \bigl[ (-\ln DSC_c)^{\text{power}} \bigr]
 ///    + a \, E_i \bigl[ w_{c(i)} (-\ln p_i)^{\text{log\_power}} \bigr] $$
 ///
-/// `(1 − a) mean_c (−ln DSC_c)^power + a mean_i w (−ln p)^log_power` with a = `ce_share`. Wong et al. 2018, Eq. 1 to 3,
+/// `(1 − a) mean_c (−ln DSC_c)^power + a mean_i w (−ln p)^log_power` with a = `ce_share`. Wong et al. 2018,
 /// with the shares 0.8 and 0.2 and both exponents (their γ) 0.3; their weights w are √(Σ_k f_k / f_c), f being the
 /// frequency of a label in the training set, which is the caller's to know: 1 weighs all classes alike. An exponent below
 /// 1 has infinite slope at a perfect prediction, where the derivative is bounded ([`crate::guard`]).
