@@ -11,7 +11,7 @@ fn losses(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("value_and_grad, 1x2x256x256");
     group.sample_size(10);
     for row in ZOO {
-        let plus_plus = row.plus_plus.then(|| format!("{}++", row.name));
+        let plus_plus = row.plus_plus().then(|| format!("{}++", row.name));
         for name in [Some(row.name.to_string()), plus_plus]
             .into_iter()
             .flatten()

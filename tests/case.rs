@@ -1,7 +1,10 @@
 //! A random prediction and its truth, and the ways tests look at a loss.
 
 use candle_core::{DType, Device, Result, Tensor};
-use dice_losses::{Loss, LossSpec, Prediction, Target, zoo::ZOO};
+use dice_losses::{
+    Loss, LossSpec, Prediction, Target,
+    zoo::{Row, ZOO},
+};
 use proptest::prelude::*;
 
 /// The paper's sweep of γ, and what lies between.
@@ -125,9 +128,27 @@ pub(crate) fn plain_and_plus_plus(gamma: f64) -> Vec<String> {
     plain.chain(plus_plus).collect()
 }
 
+/// A specification with more settings: `dice` with `smooth=0` is `dice:smooth=0`.
+pub(crate) fn with(spec: &str, settings: &str) -> String {
+    let joint = if spec.contains(':') { ',' } else { ':' };
+    format!("{spec}{joint}{settings}")
+}
+
+/// The row of a specification.
+pub(crate) fn row(spec: &str) -> &'static Row {
+    spec.parse::<LossSpec>().unwrap().row()
+}
+
+/// The names of the rows that have regions.
+pub(crate) fn region_rows() -> impl Iterator<Item = &'static str> {
+    ZOO.iter()
+        .filter(|row| row.has_regions())
+        .map(|row| row.name)
+}
+
 /// The names of the rows that take `++`.
 pub(crate) fn plus_plus_rows() -> impl Iterator<Item = &'static str> {
-    ZOO.iter().filter(|row| row.plus_plus).map(|row| row.name)
+    ZOO.iter().filter(|row| row.plus_plus()).map(|row| row.name)
 }
 
 /// Asserts that two numbers agree to `tolerance`, absolutely and relatively.

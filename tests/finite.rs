@@ -1,9 +1,9 @@
 //! The matrix over which value and gradient are finite.
 
 use candle_core::{DType, Device, Tensor};
-use dice_losses::{LossSpec, Prediction, Target};
+use dice_losses::{LossSpec, Prediction, Target, zoo::ZOO};
 
-use crate::case::{GAMMAS, of_loss, plus_plus_rows};
+use crate::case::{GAMMAS, of_loss, plus_plus_rows, region_rows};
 
 const PIXELS: usize = 12;
 
@@ -41,25 +41,34 @@ fn label_patterns() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Every row, plain and with `++` at every γ, with each policy for empty regions and outer powers far below 1.
+/// Every row, plain and with `++` at every γ, with each policy for empty regions, and exponents far below 1.
 fn specs() -> Vec<String> {
-    let mut specs: Vec<String> = [
-        "cross-entropy",
-        "focal:focus=0.5",
-        "focal:focus=2",
-        "asymmetric-focal:focus=0.9",
-    ]
-    .map(String::from)
-    .into();
+    let mut specs: Vec<String> = ZOO.iter().map(|row| row.name.to_string()).collect();
+    specs.extend(["focal:focus=0.5", "asymmetric-focal:focus=0.9"].map(String::from));
+    for name in region_rows() {
+        specs.push(format!("{name}:smooth=0,empty=ratio"));
+        for empty in ["skip", "zero", "one", "ratio"] {
+            specs.push(format!("{name}:empty={empty}"));
+        }
+    }
     for name in plus_plus_rows() {
         for gamma in GAMMAS {
             specs.push(format!("{name}++:gamma={gamma}"));
             specs.push(format!("{name}++:gamma={gamma},smooth=0,empty=ratio"));
-            specs.push(format!("{name}++:gamma={gamma},preset=paper"));
         }
+        specs.push(format!("{name}++:preset=paper"));
         for empty in ["skip", "zero", "one", "ratio"] {
             specs.push(format!("{name}++:empty={empty}"));
         }
+    }
+    for steep in [
+        "focal-dice++:index_power=0.1",
+        "focal-dice++:index_power=9",
+        "exponential-log++:power=0.05,log_power=0.05",
+        "exponential-log++:power=2,log_power=2",
+        "generalised-dice++:weighting=simple",
+    ] {
+        specs.extend(GAMMAS.map(|gamma| format!("{steep},gamma={gamma},smooth=0,empty=ratio")));
     }
     specs.extend(
         GAMMAS.map(|gamma| format!("focal-tversky++:power=0.1,gamma={gamma},smooth=0,empty=ratio")),

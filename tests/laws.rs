@@ -4,26 +4,30 @@ use std::fmt::Write as _;
 
 use candle_core::{DType, Device, Tensor};
 use dice_losses::{
-    FocalCrossEntropy, Loss, LossSpec, Modulation, PerClass, Prediction, Reduction, Region,
-    RegionLoss, RegionStats, Target, Tversky, WeightedSum,
+    Classes, FocalCrossEntropy, Loss, LossSpec, Modulation, PerClass, Prediction, Reduction,
+    Region, RegionIndex, RegionLoss, RegionStats, Target, WeightedSum, Weighting,
     spec::{Kind, Parameter, REGION_PARAMETERS},
-    zoo::{self, ZOO},
+    zoo::{self, Errors, ZOO},
 };
 use proptest::prelude::*;
 
 use crate::case::{
     Case, GAMMAS, assert_all_close, assert_close, flat, of_loss, plain_and_plus_plus,
-    plus_plus_rows, scalar, value_and_grad,
+    plus_plus_rows, row, scalar, value_and_grad, with,
 };
 
 /// Rows of region losses take `smooth`; those without have no smoothing to switch off.
-fn unsmoothed(name: &str) -> String {
-    let row = zoo::find(name.split("++").next().unwrap()).unwrap();
-    match (row.plus_plus, name.contains(':')) {
-        (false, _) => name.to_string(),
-        (true, false) => format!("{name}:smooth=0"),
-        (true, true) => format!("{name},smooth=0"),
+fn unsmoothed(spec: &str) -> String {
+    if row(spec).has_regions() {
+        with(spec, "smooth=0")
+    } else {
+        spec.to_string()
     }
+}
+
+/// A loss whose errors take the general power, at γ = 1.
+fn general<I: RegionIndex>(loss: RegionLoss<I>) -> RegionLoss<I> {
+    loss.modulation(Modulation::Power(1.0))
 }
 
 /// The paper's Eq. 2, one minus it, and its gradient in the logits, written out with loops.
@@ -58,6 +62,19 @@ fn equation_2(case: &Case) -> (f64, Vec<f64>) {
     (1.0 - dice, gradient)
 }
 
+/// `1 − 2Σpy / (Σp² + Σy²)`, the mean over items and channels, written out with loops.
+fn squared_dice(case: &Case, y: &dyn Fn(usize, usize, usize) -> f64) -> f64 {
+    let mut loss = 0.0;
+    for (n, p) in case.p().iter().enumerate() {
+        for (c, p) in p.iter().enumerate() {
+            let py: f64 = p.iter().enumerate().map(|(i, p)| p * y(n, c, i)).sum();
+            let squares = |(i, p): (usize, &f64)| p * p + y(n, c, i) * y(n, c, i);
+            loss += 1.0 - 2.0 * py / p.iter().enumerate().map(squares).sum::<f64>();
+        }
+    }
+    loss / (case.items * case.channels) as f64
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -85,15 +102,21 @@ proptest! {
     #[test]
     fn the_general_power_at_gamma_1_is_the_plain_loss(case in Case::any()) {
         let (prediction, target) = (Prediction::logits(&case.logits()), Target::labels(&case.labels()));
-        let general = |loss: RegionLoss<Tversky>| loss.modulation(Modulation::Power(1.0));
-        let pairs: [(&str, Box<dyn Loss>); 7] = [
+        let pairs: [(&str, Box<dyn Loss>); 14] = [
             ("dice", Box::new(general(zoo::dice()))),
+            ("generalised-dice", Box::new(general(zoo::generalised_dice(Weighting::Square)))),
+            ("log-cosh-dice", Box::new(general(zoo::log_cosh_dice()))),
+            ("focal-dice", Box::new(general(zoo::focal_dice(0.5)))),
             ("jaccard", Box::new(general(zoo::jaccard()))),
             ("tversky", Box::new(general(zoo::tversky(0.3, 0.7)))),
+            ("f-beta", Box::new(general(zoo::f_beta(2.0)))),
             ("focal-tversky", Box::new(general(zoo::focal_tversky(0.3, 0.7, 0.75)))),
             ("asymmetric-focal-tversky", Box::new(general(zoo::asymmetric_focal_tversky(0.6, 0.1)))),
             ("combo", Box::new(zoo::combo(0.5, 0.5, general))),
             ("unified-focal", Box::new(zoo::unified_focal(0.5, 0.6, 0.1, general))),
+            ("exponential-log", Box::new(zoo::exponential_log(0.2, 0.3, 0.3, 1.0, general))),
+            ("dice+ce", Box::new(zoo::dice_ce(1.0, 1.0, general))),
+            ("dice+focal", Box::new(zoo::dice_focal(1.0, 1.0, 2.0, general))),
         ];
         prop_assert_eq!(pairs.len(), plus_plus_rows().count(), "a row is missing here");
         for (name, forced) in pairs {
@@ -133,18 +156,151 @@ proptest! {
     fn gamma_2_with_hard_labels_is_the_squared_denominator_dice(case in Case::any()) {
         let case = case.with_all_classes();
         prop_assume!(case.pixels >= case.channels.max(2));
+        let target = Target::labels(&case.labels());
+        let ours = value_and_grad("squared-dice:smooth=0", &case.logits(), &target);
+        prop_assert_eq!(&ours, &value_and_grad("dice++:gamma=2,smooth=0", &case.logits(), &target));
+        assert_close(ours.0, squared_dice(&case, &|n, c, i| case.y(n, c, i)), 1e-13, "value");
+    }
+
+    #[test]
+    fn squared_dice_of_soft_labels_has_the_squares_of_both(case in Case::any(), soft in prop::collection::vec(0.0..1.0f64, 360)) {
+        let at = |n: usize, c: usize, i: usize| (n * case.channels + c) * case.pixels + i;
+        let shape = (case.items, case.channels, case.pixels);
+        let y = Tensor::from_slice(&soft[..case.logits.len()], shape, &Device::Cpu).unwrap();
+        let (ours, _) = value_and_grad("squared-dice:smooth=0", &case.logits(), &Target::dense(&y));
+        assert_close(ours, squared_dice(&case, &|n, c, i| soft[at(n, c, i)]), 1e-12, "value");
+    }
+
+    #[test]
+    fn generalised_dice_is_one_ratio_of_all_classes(case in Case::any(), gamma in prop::sample::select(&GAMMAS)) {
+        let target = Target::labels(&case.labels());
         let p = case.p();
-        let mut loss = 0.0;
-        for (n, p) in p.iter().enumerate() {
-            for (c, p) in p.iter().enumerate() {
-                let py: f64 = p.iter().enumerate().map(|(i, p)| p * case.y(n, c, i)).sum();
-                let squares: f64 = p.iter().enumerate().map(|(i, p)| p * p + case.y(n, c, i)).sum();
-                loss += 1.0 - 2.0 * py / squares;
+        for (weighting, exponent) in [("square", 2), ("simple", 1), ("uniform", 0)] {
+            let mut sum = 0.0;
+            for (n, p) in p.iter().enumerate() {
+                let volume = |c: usize| (0..case.pixels).map(|i| case.y(n, c, i)).sum::<f64>();
+                let volumes: Vec<f64> = (0..case.channels).map(volume).collect();
+                let largest = volumes.iter().filter(|v| **v > 0.0).map(|v| v.powi(-exponent)).fold(0.0, f64::max);
+                let (mut errors, mut all) = (0.0, 0.0);
+                for (c, p) in p.iter().enumerate() {
+                    let w = if volumes[c] > 0.0 { volumes[c].powi(-exponent) } else { largest };
+                    for (i, p) in p.iter().enumerate() {
+                        let y = case.y(n, c, i);
+                        let e = (p * (1.0 - y) + (1.0 - p) * y).powf(gamma);
+                        errors += w * e;
+                        all += w * (2.0 * p * y + e);
+                    }
+                }
+                // Without any of the classes: the mean probability of them.
+                sum += if all > 0.0 { errors / all } else { p.iter().flatten().sum::<f64>() / (case.channels * case.pixels) as f64 };
+            }
+            let spec = format!("generalised-dice++:gamma={gamma},weighting={weighting},smooth=0");
+            let (ours, _) = value_and_grad(&spec, &case.logits(), &target);
+            assert_close(ours, sum / case.items as f64, 1e-12, &spec);
+        }
+    }
+
+    #[test]
+    fn f_beta_is_the_tversky_loss_with_its_weights(case in Case::any(), b in 0.2..4.0f64) {
+        let target = Target::labels(&case.labels());
+        let value = |spec: &str| value_and_grad(spec, &case.logits(), &target);
+        let (alpha, beta) = (1.0 / (1.0 + b * b), b * b / (1.0 + b * b));
+        prop_assert_eq!(value(&format!("f-beta++:recall_weight={b}")), value(&format!("tversky++:alpha={alpha},beta={beta}")));
+        prop_assert_eq!(value("f-beta++:recall_weight=1"), value("dice++"));
+    }
+
+    #[test]
+    fn an_outer_function_is_taken_of_every_region(case in Case::any(), gamma in prop::sample::select(&GAMMAS)) {
+        let (prediction, target) = (Prediction::logits(&case.logits()), Target::labels(&case.labels()));
+        let regions = flat(&zoo::dice().plus_plus(gamma).per_region(&prediction, &target).unwrap()).unwrap();
+        let mean = |f: &dyn Fn(f64) -> f64| regions.iter().map(|loss| f(*loss)).sum::<f64>() / regions.len() as f64;
+        let value = |spec: &str| value_and_grad(spec, &case.logits(), &target).0;
+        assert_close(value(&format!("log-cosh-dice++:gamma={gamma}")), mean(&|l| l.cosh().ln()), 1e-13, "log-cosh");
+        assert_close(value(&format!("focal-dice++:gamma={gamma},index_power=0.4")), mean(&|l| 1.0 - (1.0 - l).powf(0.4)), 1e-13, "focal");
+        let ce = value_and_grad("cross-entropy", &case.logits(), &target).0;
+        let log = mean(&|l| (-(1.0 - l).ln()).powf(0.3));
+        let spec = format!("exponential-log++:gamma={gamma},log_power=1");
+        assert_close(value(&spec), 0.8 * log + 0.2 * ce, 1e-11, &spec);
+    }
+
+    #[test]
+    fn compounds_are_sums_of_their_parts(case in Case::any(), gamma in prop::sample::select(&GAMMAS)) {
+        let target = Target::labels(&case.labels());
+        let value = |spec: &str| value_and_grad(spec, &case.logits(), &target).0;
+        let (dice, ce, focal) = (value(&format!("dice++:gamma={gamma}")), value("ce"), value("focal:focus=1.5"));
+        assert_close(value(&format!("dice+ce++:gamma={gamma},dice_weight=0.7,ce_weight=3")), 0.7 * dice + 3.0 * ce, 1e-14, "dice+ce");
+        assert_close(
+            value(&format!("dice+focal++:gamma={gamma},dice_weight=2,focal_weight=0.5,focus=1.5")),
+            2.0 * dice + 0.5 * focal,
+            1e-14,
+            "dice+focal",
+        );
+        assert_close(value(&format!("combo++:gamma={gamma},ce_share=0.3")), 0.3 * ce / 2.0 - 0.7 * (1.0 - dice), 1e-14, "combo");
+    }
+
+    #[test]
+    fn a_pixel_of_weight_3_is_three_pixels(case in Case::any(), gamma in prop::sample::select(&GAMMAS)) {
+        let weight = |i: usize| (i + 1) % 4;
+        let copies: Vec<u32> = (0..case.pixels).flat_map(|i| vec![i as u32; weight(i)]).collect();
+        let copies = Tensor::new(copies, &Device::Cpu).unwrap();
+        let (logits, labels) = (case.logits().index_select(&copies, 2).unwrap(), case.labels().index_select(&copies, 1).unwrap());
+        let weights: Vec<f64> = (0..case.items * case.pixels).map(|at| weight(at % case.pixels) as f64).collect();
+        let weights = Tensor::from_vec(weights, (case.items, case.pixels), &Device::Cpu).unwrap();
+        for spec in plain_and_plus_plus(gamma) {
+            let repeated = value_and_grad(&spec, &logits, &Target::labels(&labels));
+            let weighted = value_and_grad(&spec, &case.logits(), &Target::labels(&case.labels()).pixel_weights(&weights));
+            assert_close(weighted.0, repeated.0, 1e-12, &spec);
+            let mut gradient = repeated.1.iter();
+            for (at, ours) in weighted.1.iter().enumerate() {
+                let copies: f64 = gradient.by_ref().take(weight(at % case.pixels)).sum();
+                assert_close(*ours, copies, 1e-11, &spec);
             }
         }
-        let spec = "dice++:gamma=2,smooth=0";
-        let (ours, _) = value_and_grad(spec, &case.logits(), &Target::labels(&case.labels()));
-        assert_close(ours, loss / (case.items * case.channels) as f64, 1e-13, "value");
+    }
+
+    #[test]
+    fn weights_0_and_1_are_a_mask(case in Case::any(), gamma in prop::sample::select(&GAMMAS)) {
+        let ones: Vec<f64> = (0..case.items * case.pixels).map(|i| f64::from(u8::from(i % 3 != 1))).collect();
+        let weights = Tensor::from_vec(ones, (case.items, case.pixels), &Device::Cpu).unwrap();
+        for spec in plain_and_plus_plus(gamma) {
+            let weighted = value_and_grad(&spec, &case.logits(), &Target::labels(&case.labels()).pixel_weights(&weights));
+            let masked = value_and_grad(&spec, &case.logits(), &Target::labels(&case.labels()).mask(&weights));
+            assert_close(weighted.0, masked.0, 1e-14, &spec);
+            assert_all_close(&weighted.1, &masked.1, 1e-14, &spec);
+        }
+    }
+
+    #[test]
+    fn sample_weights_are_factors_of_the_items_losses(case in Case::any(), weights in prop::collection::vec(0.0..3.0f64, 3)) {
+        let weights = &weights[..case.items];
+        let tensor = Tensor::new(weights, &Device::Cpu).unwrap();
+        for spec in plain_and_plus_plus(2.0) {
+            // Combo's constant is added to the sum and belongs to no item.
+            let constant = spec.parse::<LossSpec>().unwrap().perfection();
+            let (weighted, _) = value_and_grad(&spec, &case.logits(), &Target::labels(&case.labels()).sample_weights(&tensor));
+            let items = (0..case.items).map(|n| {
+                let (logits, labels) = (case.logits().narrow(0, n, 1).unwrap(), case.labels().narrow(0, n, 1).unwrap());
+                weights[n] * (value_and_grad(&spec, &logits, &Target::labels(&labels)).0 - constant)
+            });
+            assert_close(weighted, constant + items.sum::<f64>() / case.items as f64, 1e-12, &spec);
+        }
+    }
+
+    #[test]
+    fn smoothed_labels_are_a_soft_target(case in Case::any(), epsilon in 0.0..0.5f64) {
+        let classes = case.channels.max(2) as f64;
+        let soft: Vec<f64> = (0..case.items)
+            .flat_map(|n| (0..case.channels).map(move |c| (n, c)))
+            .flat_map(|(n, c)| (0..case.pixels).map(move |i| (n, c, i)))
+            .map(|(n, c, i)| (1.0 - epsilon) * case.y(n, c, i) + epsilon / classes)
+            .collect();
+        let soft = Tensor::from_vec(soft, (case.items, case.channels, case.pixels), &Device::Cpu).unwrap();
+        for spec in plain_and_plus_plus(1.5) {
+            let smoothed = value_and_grad(&spec, &case.logits(), &Target::labels(&case.labels()).smoothing(epsilon));
+            let dense = value_and_grad(&spec, &case.logits(), &Target::dense(&soft));
+            assert_close(smoothed.0, dense.0, 1e-13, &spec);
+            assert_all_close(&smoothed.1, &dense.1, 1e-12, &spec);
+        }
     }
 
     #[test]
@@ -222,14 +378,13 @@ proptest! {
     #[test]
     fn every_row_stays_in_its_range(case in Case::any(), gamma in prop::sample::select(&GAMMAS)) {
         for name in plain_and_plus_plus(gamma) {
-            let mut specs = vec![name.clone()];
-            if name.contains("++") {
+            let mut specs = vec![name.clone(), with(&name, "preset=paper")];
+            if row(&name).has_regions() {
                 for empty in ["skip", "zero", "one", "ratio"] {
-                    specs.push(format!("{name},empty={empty}"));
+                    specs.push(with(&name, &format!("empty={empty}")));
                 }
-                specs.push(format!("{name},class_reduction=sum"));
-                specs.push(format!("{name},region=batch"));
-                specs.push(format!("{name},preset=paper"));
+                specs.push(with(&name, "class_reduction=sum"));
+                specs.push(with(&name, "region=batch"));
             }
             for spec in specs {
                 let parsed: LossSpec = spec.parse().unwrap();
@@ -281,8 +436,14 @@ proptest! {
         for spec in plain_and_plus_plus(gamma) {
             let reference = value_and_grad(&spec, &case.logits(), &Target::labels(&case.labels()));
             for dtype in [DType::F32, DType::F64] {
-                let dense = Target::dense(&one_hot.to_dtype(dtype).unwrap());
-                prop_assert_eq!(&reference, &value_and_grad(&spec, &case.logits(), &dense));
+                let dense = value_and_grad(&spec, &case.logits(), &Target::dense(&one_hot.to_dtype(dtype).unwrap()));
+                if row(&spec).errors == Errors::Squared {
+                    // (p − y)² of a dense target is a square, of labels the power 2 from the log-odds.
+                    assert_close(dense.0, reference.0, 1e-14, &spec);
+                    assert_all_close(&dense.1, &reference.1, 1e-13, &spec);
+                } else {
+                    prop_assert_eq!(&reference, &dense);
+                }
             }
             for dtype in [DType::U32, DType::I64] {
                 let labels = Target::labels(&case.labels().to_dtype(dtype).unwrap());
@@ -326,7 +487,7 @@ proptest! {
     ) {
         let row = &ZOO[row];
         let mut pairs = Vec::new();
-        if plus_plus && row.plus_plus {
+        if plus_plus && row.plus_plus() {
             pairs.push(format!("gamma={}", 5.0 * numbers[7]));
         }
         for (at, parameter) in LossSpec::parameters(row).enumerate() {
@@ -338,7 +499,7 @@ proptest! {
             };
             pairs.push(format!("{}={value}", parameter.name));
         }
-        let name = format!("{}{}", row.name, if plus_plus && row.plus_plus { "++" } else { "" });
+        let name = format!("{}{}", row.name, if plus_plus && row.plus_plus() { "++" } else { "" });
         let text = if pairs.is_empty() { name } else { format!("{name}:{}", pairs.join(",")) };
         let spec: LossSpec = text.parse().unwrap();
         prop_assert_eq!(&spec.to_string(), &text);
@@ -465,19 +626,15 @@ fn a_region_over_the_batch_is_one_image_of_all_items() {
     let labels = Tensor::new(&[[1u8, 0, 0], [0, 1, 1]], &Device::Cpu).unwrap();
     let joined = logits.reshape((1, 1, 6)).unwrap();
     let joined_labels = labels.reshape((1, 6)).unwrap();
-    for name in plus_plus_rows() {
-        let batch = value_and_grad(
-            &format!("{name}++:region=batch"),
-            &logits,
-            &Target::labels(&labels),
-        );
-        let one = value_and_grad(
-            &format!("{name}++"),
-            &joined,
-            &Target::labels(&joined_labels),
-        );
-        assert_close(batch.0, one.0, 1e-14, name);
-        assert_all_close(&batch.1, &one.1, 1e-14, name);
+    for spec in plain_and_plus_plus(2.0) {
+        if !row(&spec).has_regions() {
+            continue;
+        }
+        let over_batch = with(&spec, "region=batch");
+        let batch = value_and_grad(&over_batch, &logits, &Target::labels(&labels));
+        let one = value_and_grad(&spec, &joined, &Target::labels(&joined_labels));
+        assert_close(batch.0, one.0, 1e-14, &spec);
+        assert_all_close(&batch.1, &one.1, 1e-14, &spec);
     }
 }
 
@@ -580,7 +737,11 @@ fn an_item_a_loss_is_the_loss_of_the_item() {
 fn multi_label_channels_are_independent_one_channel_problems() {
     let logits = Tensor::new(&[[[1f64, -2., 0.5], [0., 1., 3.]]], &Device::Cpu).unwrap();
     let truth = Tensor::new(&[[[1f64, 0., 1.], [0., 1., 1.]]], &Device::Cpu).unwrap();
-    for spec in plain_and_plus_plus(2.0) {
+    let a_ratio_a_channel = |spec: &String| row(spec).name != "generalised-dice";
+    for spec in plain_and_plus_plus(2.0)
+        .into_iter()
+        .filter(a_ratio_a_channel)
+    {
         let loss = spec.parse::<LossSpec>().unwrap().build();
         let whole = loss
             .loss(&Prediction::multi_label(&logits), &Target::dense(&truth))
@@ -603,6 +764,122 @@ fn multi_label_channels_are_independent_one_channel_problems() {
             &spec,
         );
     }
+}
+
+#[test]
+fn one_ratio_of_all_classes_has_no_classes_to_weigh() {
+    let logits = Tensor::zeros((1, 3, 4), DType::F32, &Device::Cpu).unwrap();
+    let labels = Tensor::new(&[[0u8, 1, 2, 1]], &Device::Cpu).unwrap();
+    let refused = |loss: RegionLoss<_>| refusal(&loss, &logits, Target::labels(&labels));
+    let gdl = || zoo::generalised_dice(Weighting::Square);
+    assert_eq!(
+        refused(gdl().class_weights([1.0, 2.0, 1.0])),
+        "class weights that differ from class to class need a loss a class, found [1.0, 2.0, 1.0] for an index that \
+         makes one ratio of all classes; give one number"
+    );
+    assert_eq!(
+        refused(gdl().outer(PerClass::Split {
+            background: 1.0,
+            foreground: 0.5
+        })),
+        "powers that differ from class to class need a loss a class, found [1.0, 0.5, 0.5] for an index that makes one \
+         ratio of all classes; give one number"
+    );
+    // One number is a factor of the one ratio, and with one class chosen there is nothing to merge.
+    let value = |loss: RegionLoss<_>| {
+        scalar(
+            &loss
+                .loss(&Prediction::logits(&logits), &Target::labels(&labels))
+                .unwrap(),
+        )
+    };
+    assert_close(
+        value(gdl().class_weights(2.0)),
+        2.0 * value(gdl()),
+        1e-7,
+        "factor",
+    );
+    let second = || gdl().classes(Classes::Listed(vec![1]));
+    assert_close(
+        value(second().class_weights([1.0, 2.0, 1.0])),
+        2.0 * value(second()),
+        1e-7,
+        "one class",
+    );
+    let dice = zoo::dice().classes(Classes::Listed(vec![1]));
+    let dice = scalar(
+        &dice
+            .loss(&Prediction::logits(&logits), &Target::labels(&labels))
+            .unwrap(),
+    );
+    assert_close(value(second()), dice, 1e-6, "one class");
+}
+
+#[test]
+fn an_index_of_another_shape_is_refused() {
+    let logits = Tensor::zeros((2, 3, 4), DType::F32, &Device::Cpu).unwrap();
+    let labels = Tensor::zeros((2, 4), DType::U8, &Device::Cpu).unwrap();
+    let loss = RegionLoss::new(|stats: &RegionStats| stats.tp.sum_all());
+    assert_eq!(
+        refusal(&loss, &logits, Target::labels(&labels)),
+        "an index has a value for every region, of shape [2, 3], or one for all classes of an item, of shape [2, 1]; \
+         found []"
+    );
+}
+
+#[test]
+fn weights_and_smoothing_out_of_range_are_refused() {
+    let logits = Tensor::zeros((2, 3, 2), DType::F32, &Device::Cpu).unwrap();
+    let labels = Tensor::new(&[[0u8, 1], [2, 0]], &Device::Cpu).unwrap();
+    let target = || Target::labels(&labels);
+    let tensor = |values: &[f64]| Tensor::new(values, &Device::Cpu).unwrap();
+    let refused = |target: Target| refusal(&zoo::dice(), &logits, target);
+    let map = |a: f64| tensor(&[1.0, a, 1.0, 1.0]).reshape((2, 2)).unwrap();
+    for (bad, found) in [(-1.0, "-1"), (f64::INFINITY, "inf"), (f64::NAN, "NaN")] {
+        assert_eq!(
+            refused(target().pixel_weights(&map(bad))),
+            format!(
+                "a pixel weight is 0 or more, found {found}; to leave something out, give it 0"
+            )
+        );
+        assert_eq!(
+            refused(target().sample_weights(&tensor(&[1.0, bad]))),
+            format!(
+                "a sample weight is 0 or more, found {found}; to leave something out, give it 0"
+            )
+        );
+    }
+    assert_eq!(
+        refused(target().pixel_weights(&tensor(&[1.0, 1.0]))),
+        "a weight map for a prediction of shape [2, 3, 2] has shape [2, 2] or [2, 1, 2], found [2]"
+    );
+    assert_eq!(
+        refused(target().sample_weights(&tensor(&[1.0]))),
+        "sample weights for 2 items have shape [2], found [1]"
+    );
+    for (bad, found) in [(1.0, "1"), (-0.1, "-0.1"), (f64::NAN, "NaN")] {
+        assert_eq!(
+            refused(target().smoothing(bad)),
+            format!("label smoothing is from 0 to below 1, found {found}")
+        );
+    }
+    assert_eq!(
+        refusal(
+            &zoo::dice().region(Region::Batch),
+            &logits,
+            target().sample_weights(&tensor(&[1.0, 2.0]))
+        ),
+        "sample weights need a region an item, found Region::Batch, where there is one region; weigh the items' pixels \
+         with Target::pixel_weights instead"
+    );
+}
+
+/// The sentence with which a loss refuses.
+#[track_caller]
+fn refusal(loss: &dyn Loss, logits: &Tensor, target: impl Into<Target>) -> String {
+    let (prediction, target) = (Prediction::logits(logits), target.into());
+    let error = loss.loss(&prediction, &target).unwrap_err();
+    error.to_string().lines().next().unwrap().to_string()
 }
 
 #[test]
@@ -656,6 +933,79 @@ fn soft_labels_are_inside_the_power() {
     assert_all_close(&flat(&stats.fn_).unwrap(), &[0.12f64.powi(2)], 1e-15, "fn");
 }
 
+/// What `choosing-a-loss.md` says of γ = 2: like pixels of which a fraction q is foreground are best at p = q/(1 − L).
+#[test]
+fn at_gamma_2_the_best_probability_is_the_truth_but_for_one_factor() {
+    // Four pixels with q = ¼ at one logit, ten with q = ⅖ at another, and a foreground pixel that is sure.
+    let labels: Vec<u8> = (0..15)
+        .map(|i| u8::from(i == 0 || (4..8).contains(&i) || i == 14))
+        .collect();
+    let labels = Tensor::from_vec(labels, (1, 15), &Device::Cpu).unwrap();
+    let at = |p: [f64; 2]| {
+        let logit = |p: f64| (p / (1.0 - p)).ln();
+        let logits = (0..15).map(|i| match i {
+            0..4 => logit(p[0]),
+            4..14 => logit(p[1]),
+            _ => 40.0,
+        });
+        let logits = Tensor::from_vec(logits.collect(), (1, 1, 15), &Device::Cpu).unwrap();
+        value_and_grad("dice++:smooth=0", &logits, &Target::labels(&labels))
+    };
+    let mut p = [0.25, 0.4];
+    for _ in 0..200 {
+        let (loss, _) = at(p);
+        p = [0.25 / (1.0 - loss), 0.4 / (1.0 - loss)];
+    }
+    let (loss, gradient) = at(p);
+    assert!(
+        loss > 0.1 && p[1] < 1.0,
+        "a case in which the factor tells: {loss}, {p:?}"
+    );
+    assert_close(gradient[..4].iter().sum(), 0.0, 1e-12, "slope of the first");
+    assert_close(
+        gradient[4..14].iter().sum(),
+        0.0,
+        1e-12,
+        "slope of the second",
+    );
+    for near in [
+        [p[0] * 1.01, p[1]],
+        [p[0] * 0.99, p[1]],
+        [p[0], p[1] * 1.01],
+        [p[0], p[1] * 0.99],
+    ] {
+        assert!(at(near).0 > loss, "{near:?} is no worse than {p:?}");
+    }
+}
+
+/// A specification of the page for those who come from another library that no longer parses would mislead them.
+#[test]
+fn the_specifications_for_newcomers_parse() {
+    let page = include_str!("../dice-losses/docs/coming-from.md");
+    let placeholder = |pair: &str| match pair.split_once('=') {
+        Some(("weighting", "w")) => String::from("weighting=simple"),
+        Some((key, "a" | "b" | "f" | "k" | "s")) => format!("{key}=0.5"),
+        _ => pair.to_string(),
+    };
+    let specs: Vec<String> = page
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter_map(|code| code.split_once(':'))
+        .filter(|(name, _)| zoo::find(name).is_some())
+        .map(|(name, pairs)| {
+            let pairs: Vec<String> = pairs.split(',').map(placeholder).collect();
+            format!("{name}:{}", pairs.join(","))
+        })
+        .collect();
+    assert!(specs.len() >= 15, "{specs:?}");
+    for spec in specs {
+        if let Err(error) = spec.parse::<LossSpec>() {
+            panic!("{spec}: {error}");
+        }
+    }
+}
+
 /// The zoo as the README of `dice-losses` shows it.
 fn zoo_as_markdown() -> String {
     let list = |parameters: &[Parameter]| {
@@ -672,7 +1022,11 @@ fn zoo_as_markdown() -> String {
             .iter()
             .map(|name| format!("`{name}`"))
             .collect();
-        let plus_plus = if row.plus_plus { "yes" } else { "" };
+        let plus_plus = match row.errors {
+            Errors::Modulated => "yes",
+            Errors::Squared => "is squared",
+            Errors::None => "",
+        };
         let _ = writeln!(
             table,
             "| {} | {} | {} | {plus_plus} | {} |",
@@ -684,7 +1038,8 @@ fn zoo_as_markdown() -> String {
     }
     let _ = writeln!(
         table,
-        "\nEvery loss with `++` also takes `gamma=2` behind `++`, and {}.",
+        "\nWith `++` a loss takes `gamma=2`. Every loss of regions (all but those with an empty field under `++`) also \
+         takes {}.",
         list(REGION_PARAMETERS)
     );
     table

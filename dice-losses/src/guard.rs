@@ -3,7 +3,8 @@
 //! From logits there is none: the derivative of `e^γ` in the log-odds is `γ e^γ (1 − e)` up to sign, finite at every
 //! γ > 0. What is left is
 //!
-//! * an outer power below 1 of a loss that is zero (focal Tversky at a perfect prediction),
+//! * an outer function of a region's loss: a power below 1 where the loss is zero (focal Tversky at a perfect prediction),
+//!   a logarithm of the index or a power below 1 of it where the index is zero ([`crate::Outer`]),
 //! * `e^γ` with γ < 1 of a *probability* that is exactly 0 or 1,
 //! * the logarithm of a *probability* that is zero.
 //!
@@ -36,6 +37,53 @@ pub(crate) fn power(x: &Tensor, k: f64) -> Result<Tensor> {
 pub(crate) fn ln(x: &Tensor) -> Result<Tensor> {
     let near = x.detach().maximum(NEAREST)?;
     linear(x, &near.log()?, &near.recip()?)
+}
+
+/// `−ln(1 − x)` for `0 ≤ x ≤ 1`, value and derivative taken with `1 − x` no less than `NEAREST`.
+pub(crate) fn minus_ln_of_rest(x: &Tensor) -> Result<Tensor> {
+    let at = x.detach();
+    let rest = at.affine(-1.0, 1.0)?.maximum(NEAREST)?;
+    linear(x, &minus_ln(&rest, &at)?, &rest.recip()?)
+}
+
+/// `1 − (1 − x)^k` for `0 ≤ x ≤ 1`, with the derivative of a power `k < 1` taken no nearer to `x = 1` than `NEAREST`.
+pub(crate) fn power_of_rest(x: &Tensor, k: f64) -> Result<Tensor> {
+    if k == 1.0 {
+        return Ok(x.clone());
+    }
+    let at = x.detach();
+    let rest = at.affine(-1.0, 1.0)?.maximum(0.0)?;
+    // 1 − e^{−y} = 2t/(1 + t) with t = tanh(y/2), which loses nothing at a small y and bears an infinite one.
+    let t = (minus_ln(&rest, &at)? * (k / 2.0))?.tanh()?;
+    let value = ((&t * 2.0)? / (t + 1.0)?)?;
+    let near = if k < 1.0 {
+        rest.maximum(NEAREST)?
+    } else {
+        rest
+    };
+    linear(x, &value, &(near.powf(k - 1.0)? * k)?)
+}
+
+/// `ln cosh x` for `x ≥ 0`.
+pub(crate) fn ln_cosh(x: &Tensor) -> Result<Tensor> {
+    let at = x.detach();
+    let slope = at.tanh()?;
+    // −½ ln(1 − tanh²x) has all digits of a small x; x + ln(1 + e^{−2x}) − ln 2 does not overflow at a large one.
+    let small = slope.sqr()?;
+    let small = (minus_ln(&small.affine(-1.0, 1.0)?.maximum(NEAREST)?, &small)? * 0.5)?;
+    let large =
+        (&at + ((&at * -2.0)?.exp()? + 1.0)?.log()?)?.affine(1.0, -std::f64::consts::LN_2)?;
+    linear(x, &at.gt(1f64)?.where_cond(&large, &small)?, &slope)
+}
+
+/// `−ln rest`, where `rest` is `1 − x` as rounded and `x` is known to all its digits.
+///
+/// The rounding of `rest` is put right by `x / (1 − rest)`, as Kahan does it: both are off by the same part.
+fn minus_ln(rest: &Tensor, x: &Tensor) -> Result<Tensor> {
+    let difference = rest.affine(-1.0, 1.0)?;
+    let none = difference.eq(0f64)?;
+    let divisor = (&difference + none.to_dtype(difference.dtype())?)?;
+    none.where_cond(x, &(rest.log()?.neg()? * (x / divisor)?)?)
 }
 
 /// A tensor whose value is `value` and whose derivative in `x` is `slope`: `value + slope·(x − x)`.

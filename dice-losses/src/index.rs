@@ -1,6 +1,6 @@
 //! From the sums of a region to how well it overlaps.
 
-use candle_core::{Result, Tensor};
+use candle_core::{D, Result, Tensor};
 
 use crate::{guard, stats::RegionStats};
 
@@ -24,7 +24,11 @@ use crate::{guard, stats::RegionStats};
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 pub trait RegionIndex: Send + Sync {
-    /// The index of every region, `[N, C]`.
+    /// The index of every region, `[N, C]`; or of all classes of an item together, `[N, 1]`. `C` are the classes chosen,
+    /// and over a whole batch `N` is 1.
+    ///
+    /// One ratio of all classes has no classes to tell apart afterwards: class weights and powers must then be the same
+    /// for all, and the item is empty where it has none of the classes.
     ///
     /// # Errors
     ///
@@ -86,5 +90,87 @@ impl RegionIndex for Tversky {
     fn loss(&self, stats: &RegionStats) -> Result<Tensor> {
         let errors = ((&stats.fp * self.alpha)? + (&stats.fn_ * self.beta)?)?;
         guard::ratio(&errors, &((&stats.tp + &errors)? + self.smooth)?)
+    }
+}
+
+/// How much each class counts in one ratio of all classes, by its volume Σy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Weighting {
+    /// `1/(Σy)²`: errors count relative to the square of the class's volume. Sudre et al. 2017.
+    #[default]
+    Square,
+    /// `1/Σy`: errors count relative to the class's volume.
+    Simple,
+    /// 1: every pixel counts alike, whatever its class.
+    Uniform,
+}
+
+/// The generalised Dice score: one ratio of all classes, the rarer ones weighted up.
+///
+/// $$ \frac{2 \sum_c w_c TP_c + s}{\sum_c w_c (2 TP_c + FP_c + FN_c) + s}, \quad
+///    w_c = \Bigl( \frac{\min_k V_k}{V_c} \Bigr)^2, \quad V_c = \sum_i y_{ic} $$
+///
+/// that is `(2 Σ w TP + s) / (Σ w (2TP + FP + FN) + s)`. Sudre et al. 2017, whose weights `1/V²` are here divided by the
+/// largest of them. That changes nothing at `s = 0`; but it keeps `s` in pixels (of the rarest class), where `1/V²` of a
+/// large image would make any smoothing outweigh the image.
+///
+/// A class that is absent from an item has `1/V = ∞`. It gets the largest weight of the classes that are present, so that
+/// false positives of it cost as much as those of the rarest class: with weight 0 they would cost nothing. (MONAI
+/// has the same rule.) An item with none of the classes is an empty region.
+///
+/// The loss is computed as `Σ w (FP + FN) / (Σ w (2TP + FP + FN) + s)`. It is one number an item: `[N, 1]`.
+///
+/// ```
+/// use dice_losses::{GeneralisedDice, Loss, RegionLoss, Weighting, candle_core::{Device, Tensor}};
+/// let logits = Tensor::new(&[[[0f64; 4]; 2]], &Device::Cpu)?; // p = ½ everywhere
+/// let labels = Tensor::new(&[[0u8, 0, 0, 1]], &Device::Cpu)?;
+/// // Volumes 3 and 1, so w = 1/9 and 1. TP = 3/2, FP = ½, FN = 3/2 of the background; ½, 3/2, ½ of the foreground.
+/// let loss = RegionLoss::new(GeneralisedDice { weighting: Weighting::Square, smooth: 0.0 });
+/// let value = loss.loss(&(&logits).into(), &(&labels).into())?.to_scalar::<f64>()?;
+/// assert!((value - (2.0 / 9.0 + 2.0) / (5.0 / 9.0 + 3.0)).abs() < 1e-12); // 5/8
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GeneralisedDice {
+    /// The classes' weights.
+    pub weighting: Weighting,
+    /// Smoothing `s`, in pixels of the rarest class.
+    pub smooth: f64,
+}
+
+impl GeneralisedDice {
+    /// `w` of each class and item, `[N, C]`, from their volumes: 1 for the rarest and for those that are absent.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the tensor operations report.
+    pub fn weights(&self, volume: &Tensor) -> Result<Tensor> {
+        // Volumes beyond any image stand for those of absent classes.
+        const NONE: f64 = 1e30;
+        let exponent = match self.weighting {
+            Weighting::Square => 2.0,
+            Weighting::Simple => 1.0,
+            Weighting::Uniform => return volume.ones_like(),
+        };
+        let volume = volume.detach();
+        let absent = volume.eq(0f64)?;
+        let or =
+            |stand_in: &Tensor| absent.where_cond(&stand_in.broadcast_as(volume.shape())?, &volume);
+        let rarest = or(&volume.ones_like()?.affine(NONE, 0.0)?)?.min_keepdim(D::Minus1)?;
+        rarest.broadcast_div(&or(&rarest)?)?.powf(exponent)
+    }
+}
+
+impl RegionIndex for GeneralisedDice {
+    fn index(&self, stats: &RegionStats) -> Result<Tensor> {
+        self.loss(stats)?.affine(-1.0, 1.0)
+    }
+
+    fn loss(&self, stats: &RegionStats) -> Result<Tensor> {
+        let weights = self.weights(&stats.volume)?;
+        let errors = (&stats.fp + &stats.fn_)?;
+        let all = ((&stats.tp * 2.0)? + &errors)?;
+        let sum = |x: Tensor| (x * &weights)?.sum_keepdim(D::Minus1);
+        guard::ratio(&sum(errors)?, &(sum(all)? + self.smooth)?)
     }
 }

@@ -19,13 +19,30 @@
 //! # How it is made
 //!
 //! ```text
-//! Prediction × Target ─▶ RegionStats {tp, fp, fn_} [N, C] ─▶ RegionIndex ─▶ 1 − index ─▶ power ─▶ weights ─▶ Reduction
+//! Prediction × Target ─▶ RegionStats {tp, fp, fn_} [N, C] ─▶ RegionIndex ─▶ 1 − index ─▶ Outer ─▶ weights ─▶ Reduction
 //! ```
 //!
-//! Only [`RegionStats`] sees pixels, softmax and γ. A Tversky-family loss is a little algebra on three small tensors,
-//! so a loss of your own is one closure ([`RegionIndex`]) and has `++` for free. Pixel losses are
-//! [`FocalCrossEntropy`] with different settings, compounds a [`WeightedSum`]. The named losses are in [`zoo`]; as text
-//! they are a [`LossSpec`]:
+//! Only the sums ([`RegionStats`], [`PixelSums`]) see pixels, softmax and γ. A Tversky-family loss is a little algebra on
+//! three small tensors, so a loss of your own is one closure and has `++`, every option and the single pass over the
+//! pixels for free:
+//!
+//! ```
+//! use dice_losses::{Loss, RegionLoss, RegionStats, candle_core::{Device, Result, Tensor}};
+//!
+//! /// Fowlkes and Mallows: the geometric mean of precision and recall.
+//! fn fowlkes_mallows(s: &RegionStats) -> Result<Tensor> {
+//!     let tp = (&s.tp + 1e-7)?;
+//!     &tp / ((&tp + &s.fp)? * (&tp + &s.fn_)?)?.sqrt()?
+//! }
+//! let loss = RegionLoss::new(fowlkes_mallows).plus_plus(2.0);
+//! # let logits = Tensor::new(&[[[0f64, 0.], [0., 0.]]], &Device::Cpu)?;
+//! # let labels = Tensor::new(&[[0u8, 1]], &Device::Cpu)?;
+//! # assert!((loss.loss(&(&logits).into(), &(&labels).into())?.to_scalar::<f64>()? - 1.0 / 3.0).abs() < 1e-6);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
+//!
+//! Pixel losses are [`FocalCrossEntropy`] with different settings, compounds a [`WeightedSum`]. The named losses are in
+//! [`zoo`]; as text they are a [`LossSpec`]:
 //!
 //! ```
 //! use dice_losses::LossSpec;
@@ -33,6 +50,10 @@
 //! assert_eq!(spec.gamma(), Some(3.0));
 //! # Ok::<(), dice_losses::SpecError>(())
 //! ```
+//!
+//! [`guide`] says [which loss to take](guide::choosing_a_loss), what [another library's
+//! arguments](guide::coming_from) are called here, and has [recipes](guide::recipes): deep supervision, a loss of other
+//! sums.
 //!
 //! # What is guaranteed
 //!
@@ -51,9 +72,11 @@ mod composed;
 mod field;
 mod fused;
 pub mod guard;
+pub mod guide;
 mod index;
 mod loss;
 mod options;
+mod outer;
 mod pixel;
 mod prediction;
 mod region;
@@ -64,9 +87,10 @@ mod sums;
 mod target;
 pub mod zoo;
 
-pub use index::{RegionIndex, Tversky};
+pub use index::{GeneralisedDice, RegionIndex, Tversky, Weighting};
 pub use loss::Loss;
 pub use options::{ClassReduction, Classes, EmptyRegion, PerClass, Reduction, Region};
+pub use outer::Outer;
 pub use pixel::FocalCrossEntropy;
 pub use prediction::{Activation, Prediction, Scale};
 pub use region::RegionLoss;
@@ -80,20 +104,39 @@ use candle_core::{Result, Tensor};
 
 /// The Dice loss with every choice at its default: [`zoo::dice`].
 ///
-/// Logits `[N, C, …]`; labels as class numbers `[N, …]` or one-hot `[N, C, …]`. A scalar in `[0, 1]`.
+/// Logits `[N, C, …]` of any float dtype; labels as class numbers `[N, …]` of any integer dtype, or one-hot `[N, C, …]`.
+/// A scalar in `[0, 1]`: f64 for f64 logits, else f32.
 ///
 /// # Errors
 ///
-/// If shapes or labels do not fit.
+/// If shapes, dtypes or labels do not fit.
+///
+/// ```
+/// use dice_losses::{candle_core::{Device, Tensor}, dice};
+/// let logits = Tensor::new(&[[[0f32, 0.], [0., 0.]]], &Device::Cpu)?; // p = ½ everywhere
+/// let labels = Tensor::new(&[[0u8, 1]], &Device::Cpu)?;
+/// assert!((dice(&logits, &labels)?.to_scalar::<f32>()? - 0.5).abs() < 1e-6); // TP = FP = FN = ½
+/// # Ok::<(), dice_losses::candle_core::Error>(())
+/// ```
 pub fn dice(prediction: impl Into<Prediction>, target: impl Into<Target>) -> Result<Tensor> {
     zoo::dice().loss(&prediction.into(), &target.into())
 }
 
 /// The DSC++ loss (paper, Eq. 9) with every choice at its default: [`zoo::dice`] with `gamma`. The paper takes 2.
 ///
+/// Shapes and dtypes are those of [`dice`].
+///
 /// # Errors
 ///
-/// If shapes or labels do not fit, or `gamma` is not a positive number.
+/// If shapes, dtypes or labels do not fit, or `gamma` is not a positive number.
+///
+/// ```
+/// use dice_losses::{candle_core::{Device, Tensor}, dice_pp};
+/// let logits = Tensor::new(&[[[0f32, 0.], [0., 0.]]], &Device::Cpu)?; // p = ½ everywhere
+/// let labels = Tensor::new(&[[0u8, 1]], &Device::Cpu)?;
+/// assert!((dice_pp(&logits, &labels, 2.0)?.to_scalar::<f32>()? - 1.0 / 3.0).abs() < 1e-6); // TP = ½, FP = FN = ¼
+/// # Ok::<(), dice_losses::candle_core::Error>(())
+/// ```
 pub fn dice_pp(
     prediction: impl Into<Prediction>,
     target: impl Into<Target>,

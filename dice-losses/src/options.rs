@@ -8,6 +8,18 @@ use crate::prediction::Activation;
 ///
 /// Channel 0 is the background where the classes exclude one another. Where each channel is a question of its own (a
 /// single channel, multi-label) there is no background: every channel is a foreground.
+///
+/// ```
+/// use dice_losses::{Classes, Loss, zoo, candle_core::{Device, Tensor}};
+/// let logits = Tensor::new(&[[[0f64; 4]; 2]], &Device::Cpu)?; // p = ½ everywhere
+/// let labels = Tensor::new(&[[0u8, 0, 0, 1]], &Device::Cpu)?;
+/// let value = |classes| zoo::dice().classes(classes).loss(&(&logits).into(), &(&labels).into())?.to_scalar::<f64>();
+/// // Of the background TP = 3/2, FP = ½, FN = 3/2; of the foreground ½, 3/2, ½.
+/// assert!((value(Classes::Foreground)? - 2.0 / 3.0).abs() < 1e-6);
+/// assert!((value(Classes::Listed(vec![0]))? - 2.0 / 5.0).abs() < 1e-6);
+/// assert!((value(Classes::All)? - 8.0 / 15.0).abs() < 1e-6);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Classes {
     /// Every channel, the background too: what the paper's authors trained.
@@ -76,6 +88,17 @@ pub enum Region {
 ///
 /// Left to the formula ([`EmptyRegion::Ratio`]) it is a by-product of the smoothing term and changes with γ: a nearly
 /// perfect prediction of an empty 256² mask costs about 1 at γ = 1 and 0.01 at γ = 2.
+///
+/// ```
+/// use dice_losses::{EmptyRegion, Loss, zoo, candle_core::{Device, Tensor}};
+/// let logits = Tensor::new(&[[[-(3f64.ln()); 2]]], &Device::Cpu)?; // p = ¼ everywhere
+/// let labels = Tensor::new(&[[0u8, 0]], &Device::Cpu)?; // and nothing there
+/// let value = |empty| zoo::dice().empty(empty).loss(&(&logits).into(), &(&labels).into())?.to_scalar::<f64>();
+/// assert!((value(EmptyRegion::Penalty)? - 0.25).abs() < 1e-12);
+/// assert_eq!((value(EmptyRegion::Zero)?, value(EmptyRegion::One)?, value(EmptyRegion::Skip)?), (0.0, 1.0, 0.0));
+/// assert!((value(EmptyRegion::Ratio)? - 1.0).abs() < 1e-6);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EmptyRegion {
     /// The mean probability that was placed on it, Σ p / number of pixels: 0 when right, 1 when all wrong, and a
@@ -93,6 +116,17 @@ pub enum EmptyRegion {
 }
 
 /// How the losses of a batch become the result.
+///
+/// ```
+/// use dice_losses::{Loss, Reduction, zoo, candle_core::{Device, Tensor}};
+/// let logits = Tensor::new(&[[[0f64, 0.]], [[0., 9.]]], &Device::Cpu)?;
+/// let labels = Tensor::new(&[[1u8, 0], [0, 1]], &Device::Cpu)?;
+/// let of = |reduction| zoo::dice().reduction(reduction).loss(&(&logits).into(), &(&labels).into());
+/// let each = of(Reduction::None)?.to_vec1::<f64>()?;
+/// assert!((each[0] - 0.5).abs() < 1e-6 && each[1] < 0.25);
+/// assert!((of(Reduction::Mean)?.to_scalar::<f64>()? - (each[0] + each[1]) / 2.0).abs() < 1e-12);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reduction {
     /// Their mean, a scalar.
@@ -105,6 +139,12 @@ pub enum Reduction {
 }
 
 /// A number for every class.
+///
+/// ```
+/// use dice_losses::PerClass;
+/// assert_eq!(PerClass::from(2.0), PerClass::All(2.0));
+/// assert_eq!(PerClass::from([0.5, 1.0, 2.0]), PerClass::Each(vec![0.5, 1.0, 2.0]));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum PerClass {
     /// The same for all.
@@ -204,7 +244,7 @@ mod tests {
             "2 class weights are given for a prediction of 3 channels; give one a channel",
         );
         refuses(
-            &zoo::dice().power(0.0),
+            &zoo::dice().outer(0.0),
             "the power of a region loss must be a positive number, found 0",
         );
         refuses(

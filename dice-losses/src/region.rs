@@ -7,6 +7,7 @@ use crate::{
     index::RegionIndex,
     loss::Loss,
     options::{ClassReduction, Classes, EmptyRegion, PerClass, Reduction, Region},
+    outer::{Chosen, Outer},
     prediction::Prediction,
     stats::{Modulation, RegionStats},
     sums::{Request, Sums},
@@ -15,8 +16,8 @@ use crate::{
 
 /// A loss made of an index over regions.
 ///
-/// Statistics → loss of the index → empty regions → power → class weights → reduction over classes → reduction over
-/// items. Each step is a named choice; the defaults are what the paper's authors trained: all classes, each item by
+/// Statistics → loss of the index → empty regions → outer function → class weights → reduction over classes → reduction
+/// over items. Each step is a named choice; the defaults are what the paper's authors trained: all classes, each item by
 /// itself, means over classes and items. (What an empty region costs is the exception: [`EmptyRegion`] says why.)
 ///
 /// ```
@@ -36,7 +37,7 @@ use crate::{
 pub struct RegionLoss<I> {
     index: I,
     modulation: Modulation,
-    power: PerClass,
+    outer: Outer,
     class_weights: PerClass,
     classes: Classes,
     class_reduction: ClassReduction,
@@ -51,7 +52,7 @@ impl<I: RegionIndex> RegionLoss<I> {
         Self {
             index,
             modulation: Modulation::Plain,
-            power: PerClass::All(1.0),
+            outer: Outer::default(),
             class_weights: PerClass::All(1.0),
             classes: Classes::default(),
             class_reduction: ClassReduction::default(),
@@ -66,7 +67,7 @@ impl<I: RegionIndex> RegionLoss<I> {
         let Self {
             index,
             modulation,
-            power,
+            outer,
             class_weights,
             classes,
             class_reduction,
@@ -77,7 +78,7 @@ impl<I: RegionIndex> RegionLoss<I> {
         RegionLoss {
             index: f(index),
             modulation,
-            power,
+            outer,
             class_weights,
             classes,
             class_reduction,
@@ -102,10 +103,10 @@ impl<I: RegionIndex> RegionLoss<I> {
         self
     }
 
-    /// The outer exponent of each class's loss: focal Tversky's 1/γ in the paper's Eq. 17. Above 0.
+    /// The function of each region's loss; a number is a power, focal Tversky's 1/γ in the paper's Eq. 17.
     #[must_use]
-    pub fn power(mut self, power: impl Into<PerClass>) -> Self {
-        self.power = power.into();
+    pub fn outer(mut self, outer: impl Into<Outer>) -> Self {
+        self.outer = outer.into();
         self
     }
 
@@ -152,7 +153,18 @@ impl<I: RegionIndex> RegionLoss<I> {
     }
 
     /// The loss of every region before any reduction, weighted: `[N, C']`, or `[1, C']` over a whole batch, with `C'`
-    /// the classes chosen.
+    /// the classes chosen; `C'` is 1 for an index that makes one ratio of them. In f64 where the device has it.
+    ///
+    /// ```
+    /// use dice_losses::{Classes, zoo, candle_core::{Device, Tensor}};
+    /// let logits = Tensor::new(&[[[0f64, 0., 0.]; 3]], &Device::Cpu)?; // p = ⅓ everywhere
+    /// let labels = Tensor::new(&[[0u8, 1, 1]], &Device::Cpu)?;
+    /// let loss = zoo::dice().classes(Classes::Foreground);
+    /// let regions = loss.per_region(&(&logits).into(), &(&labels).into())?.to_vec2::<f64>()?;
+    /// assert!((regions[0][0] - 5.0 / 9.0).abs() < 1e-6); // TP = 2/3, FP = 1/3, FN = 4/3
+    /// assert!((regions[0][1] - 1.0 / 3.0).abs() < 1e-6); // absent: the mean of p
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -162,8 +174,8 @@ impl<I: RegionIndex> RegionLoss<I> {
         Ok(self.regions(&stats)?.0)
     }
 
-    /// The loss of sums that are at hand, which must have been modulated alike: those of several devices added up, say
-    /// ([`RegionStats::plus`]).
+    /// The loss of sums that are at hand, which must have been modulated alike: those of several devices added up, say;
+    /// [`RegionStats::plus`] has the example.
     ///
     /// # Errors
     ///
@@ -175,30 +187,31 @@ impl<I: RegionIndex> RegionLoss<I> {
     /// The losses `[N, C']`, and which of them count, 1 or 0.
     fn regions(&self, stats: &RegionStats) -> Result<(Tensor, Tensor)> {
         let (channels, activation) = (stats.tp.dim(1)?, stats.activation);
-        let chosen = self.classes.of(channels, activation)?;
-        let at =
-            |values: Vec<f64>| -> Vec<f64> { chosen.iter().map(|c| values[*c as usize]).collect() };
-        let power = at(self.power.of(channels, activation, "powers")?);
-        let weights = at(self
-            .class_weights
-            .of(channels, activation, "class weights")?);
-        if let Some(power) = power
-            .iter()
-            .find(|power| !(**power > 0.0 && power.is_finite()))
-        {
-            bail!("the power of a region loss must be a positive number, found {power}");
-        }
-
+        let chosen = Chosen {
+            classes: self.classes.of(channels, activation)?,
+            channels,
+            activation,
+        };
         let stats = match self.region {
             Region::Item => stats.clone(),
             Region::Batch => stats.batch()?,
         };
-        let stats = if chosen.len() == channels {
+        let stats = if chosen.classes.len() == channels {
             stats
         } else {
-            stats.select(&Tensor::new(chosen.as_slice(), stats.tp.device())?)?
+            stats.select(&Tensor::new(chosen.classes.as_slice(), stats.tp.device())?)?
         };
         let loss = self.index.loss(&stats)?;
+        // An index that makes one ratio of all classes has one region an item: all of them together.
+        let stats = match (loss.dims(), stats.tp.dims()) {
+            (found, expected) if found == expected => stats,
+            ([n, 1], [items, _]) if n == items => stats.merged()?,
+            (found, expected) => bail!(
+                "an index has a value for every region, of shape {expected:?}, or one for all classes of an item, of \
+                 shape [{}, 1]; found {found:?}",
+                expected[0]
+            ),
+        };
         let empty = stats.volume.eq(0f64)?;
         let present = empty.eq(0u8)?.to_dtype(loss.dtype())?;
         let (loss, counts) = match self.empty {
@@ -217,7 +230,8 @@ impl<I: RegionIndex> RegionLoss<I> {
                 (empty.where_cond(&penalty, &loss)?, present.ones_like()?)
             }
         };
-        let loss = each_power(&loss, &power)?;
+        let loss = self.outer.of(&loss, &chosen)?;
+        let weights = chosen.numbers(&self.class_weights, &loss, "class weights")?;
         let loss = if weights.iter().all(|w| *w == 1.0) {
             loss
         } else {
@@ -265,17 +279,4 @@ impl<I: RegionIndex> Loss for RegionLoss<I> {
     fn of_sums(&self, sums: &Sums) -> Result<Tensor> {
         self.reduce(sums.region(self.modulation)?, sums.sample_weights())
     }
-}
-
-/// Each column `c` of `x` to the power `powers[c]`.
-fn each_power(x: &Tensor, powers: &[f64]) -> Result<Tensor> {
-    if powers.windows(2).all(|pair| pair[0] == pair[1]) {
-        return guard::power(x, powers[0]);
-    }
-    let columns: Result<Vec<Tensor>> = powers
-        .iter()
-        .enumerate()
-        .map(|(c, k)| guard::power(&x.narrow(1, c, 1)?, *k))
-        .collect();
-    Tensor::cat(&columns?, 1)
 }

@@ -4,7 +4,7 @@
 //! spec = name [ "++" ] [ ":" key "=" value { "," key "=" value } ]
 //! ```
 //!
-//! `++` alone means γ = 2. The keys are the row's parameters in [`crate::zoo::ZOO`] and, where `++` applies, those of
+//! `++` alone means γ = 2. The keys are the row's parameters in [`crate::zoo::ZOO`] and, where it has regions, those of
 //! [`REGION_PARAMETERS`]; `preset=paper` takes the equations as printed where the authors' code differs.
 
 use std::{
@@ -16,11 +16,11 @@ use std::{
 };
 
 use crate::{
-    index::Tversky,
+    index::{RegionIndex, Tversky},
     loss::Loss,
     options::{ClassReduction, Classes, EmptyRegion, Region},
     region::RegionLoss,
-    zoo::{Row, ZOO, find},
+    zoo::{Errors, Row, ZOO, find},
 };
 
 /// γ of a `++` that does not say: the paper's choice.
@@ -156,7 +156,7 @@ impl Parameter {
     }
 }
 
-/// The choices of every loss to which `++` applies.
+/// The choices of every loss with regions.
 pub static REGION_PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "classes",
@@ -264,7 +264,7 @@ impl LossSpec {
 
     /// The row's parameters, then those of every region loss.
     pub fn parameters(row: &'static Row) -> impl Iterator<Item = &'static Parameter> {
-        let region: &[Parameter] = if row.plus_plus {
+        let region: &[Parameter] = if row.has_regions() {
             REGION_PARAMETERS
         } else {
             &[]
@@ -292,7 +292,7 @@ impl LossSpec {
         }
     }
 
-    /// Sets the region choices of the specification on the region part of a loss.
+    /// Sets the region choices of the specification and its smoothing on the region part of a loss.
     pub(crate) fn region_part(&self, loss: RegionLoss<Tversky>) -> RegionLoss<Tversky> {
         let smooth = self.number("smooth");
         let swap = self.word("delta_on") == "fp";
@@ -304,12 +304,20 @@ impl LossSpec {
                 smooth,
             }
         });
+        self.region_choices(loss)
+    }
+
+    /// Sets the region choices of the specification on a loss of any index.
+    pub(crate) fn region_choices<I: RegionIndex>(&self, loss: RegionLoss<I>) -> RegionLoss<I> {
         let classes = match self.value("classes") {
             Some(Value::Classes(classes)) => classes.clone(),
             _ => Classes::All,
         };
-        loss.plus_plus(self.gamma.unwrap_or(1.0))
-            .classes(classes)
+        let loss = match self.gamma {
+            Some(gamma) => loss.plus_plus(gamma),
+            None => loss,
+        };
+        loss.classes(classes)
             .class_reduction(if self.word("class_reduction") == "sum" {
                 ClassReduction::Sum
             } else {
@@ -342,7 +350,7 @@ impl LossSpec {
                 [] => String::from("it has none"),
                 known => format!("it has {}", known.join(", ")),
             };
-            let hint = if key == "gamma" && self.row.plus_plus {
+            let hint = if key == "gamma" && self.row.plus_plus() {
                 format!("; γ belongs to `{}++`", self.row.name)
             } else {
                 String::new()
@@ -378,12 +386,22 @@ impl FromStr for LossSpec {
                 known.join(", ")
             )));
         };
-        if plus_plus && !row.plus_plus {
-            return Err(SpecError(format!(
-                "`{0}` has no false-positive or false-negative terms, so `++` does not apply to it; use `{0}`, or a loss \
-                 with a region part such as `combo++`",
-                row.name
-            )));
+        match (plus_plus, row.errors) {
+            (true, Errors::None) => {
+                return Err(SpecError(format!(
+                    "`{0}` has no false-positive or false-negative terms, so `++` does not apply to it; use `{0}`, or a \
+                     loss with a region part such as `combo++`",
+                    row.name
+                )));
+            }
+            (true, Errors::Squared) => {
+                return Err(SpecError(format!(
+                    "`{0}` has squared errors by definition, so `++` does not apply to it; use `{0}`, or `dice++` for \
+                     another exponent",
+                    row.name
+                )));
+            }
+            _ => {}
         }
         let mut spec = Self {
             row,
@@ -500,13 +518,23 @@ mod tests {
     fn errors_name_the_remedy() {
         refuses(
             "dise",
-            "unknown loss `dise`; known losses: dice, jaccard, tversky, focal-tversky, \
-             asymmetric-focal-tversky, cross-entropy, focal, asymmetric-focal, combo, unified-focal",
+            "unknown loss `dise`; known losses: dice, squared-dice, generalised-dice, log-cosh-dice, focal-dice, jaccard, \
+             tversky, f-beta, focal-tversky, asymmetric-focal-tversky, cross-entropy, focal, asymmetric-focal, combo, \
+             unified-focal, exponential-log, dice+ce, dice+focal",
         );
         refuses(
             "ce++",
             "`cross-entropy` has no false-positive or false-negative terms, so `++` does not apply to it; \
              use `cross-entropy`, or a loss with a region part such as `combo++`",
+        );
+        refuses(
+            "squared-dice++",
+            "`squared-dice` has squared errors by definition, so `++` does not apply to it; use `squared-dice`, or \
+             `dice++` for another exponent",
+        );
+        refuses(
+            "squared-dice:gamma=3",
+            "`squared-dice` has no parameter `gamma`; it has classes, class_reduction, region, empty, smooth",
         );
         refuses(
             "dice++:gamma=-1",
@@ -566,6 +594,20 @@ mod tests {
             "dice:preset=mine",
             "unknown preset `mine`; known presets: authors, paper",
         );
+    }
+
+    #[test]
+    fn a_name_may_hold_a_plus_before_the_two() {
+        let spec = |text: &str| text.parse::<LossSpec>().unwrap();
+        assert_eq!(
+            (spec("dice+ce").gamma(), spec("dice+ce++").gamma()),
+            (None, Some(2.0))
+        );
+        assert_eq!(
+            spec("dice+cross-entropy++:gamma=3,ce_weight=0.5").name(),
+            "dice+ce++"
+        );
+        assert!("dice++ce".parse::<LossSpec>().is_err());
     }
 
     #[test]

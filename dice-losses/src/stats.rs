@@ -215,6 +215,11 @@ impl RegionStats {
         self.map(|x| x.to_device(device))
     }
 
+    /// All classes of an item as one region, `[N, 1]`.
+    pub(crate) fn merged(&self) -> Result<Self> {
+        self.map(|x| x.sum_keepdim(1))
+    }
+
     /// The same sums of some of the channels only.
     pub(crate) fn select(&self, channels: &Tensor) -> Result<Self> {
         self.map(|x| x.index_select(channels, 1))

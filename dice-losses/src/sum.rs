@@ -26,7 +26,8 @@ pub struct WeightedSum {
 }
 
 impl WeightedSum {
-    /// The constant alone. (Combo has one: Eq. 13 of the paper is −(1 − α) at a perfect prediction.)
+    /// The constant alone. (Combo has one: Eq. 13 of the paper is −(1 − α) at a perfect prediction.) It is added once,
+    /// after the reductions, so that no sample weight touches it.
     pub fn new(constant: f64) -> Self {
         Self {
             constant,

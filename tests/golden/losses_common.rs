@@ -213,20 +213,20 @@ pub(crate) fn powf(x: &Tensor, k: f64) -> Result<Tensor> {
 }
 
 /// `a / b`, and 0 where `b` is 0.
-pub(crate) fn ratio(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+fn ratio(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let zero = b.detach().eq(0f64)?;
     let quotient = (a / (b + zero.to_dtype(b.dtype())?)?)?;
     zero.where_cond(&quotient.zeros_like()?, &quotient)
 }
 
-/// An index given by numerator and denominator, whose smoothing terms may differ, as in MONAI; or its logarithm.
+/// An index given by numerator and denominator, whose smoothing terms may differ, as in MONAI.
 pub(crate) struct Fraction<N, D> {
     pub(crate) numerator: N,
     pub(crate) denominator: D,
     /// The denominator is at least this.
     pub(crate) least: f64,
-    /// The loss is `−ln max(index, this)`.
-    pub(crate) log: Option<f64>,
+    /// So is the index.
+    pub(crate) floor: f64,
 }
 
 impl<N, D> RegionIndex for Fraction<N, D>
@@ -241,14 +241,11 @@ where
         } else {
             denominator
         };
-        ratio(&(self.numerator)(stats)?, &denominator)
-    }
-
-    fn loss(&self, stats: &RegionStats) -> Result<Tensor> {
-        let index = self.index(stats)?;
-        match self.log {
-            Some(least) => clamp_min(&index, least)?.log()?.neg(),
-            None => index.affine(-1.0, 1.0),
+        let index = ratio(&(self.numerator)(stats)?, &denominator)?;
+        if self.floor > 0.0 {
+            clamp_min(&index, self.floor)
+        } else {
+            Ok(index)
         }
     }
 }

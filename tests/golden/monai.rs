@@ -1,16 +1,17 @@
 //! MONAI's losses, where options of ours coincide with theirs.
 
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use dice_losses::{
-    Activation, ClassReduction, Classes, EmptyRegion, FocalCrossEntropy, Loss, PerClass,
-    Prediction, Reduction, Region, RegionIndex, RegionLoss, RegionStats, Target, Tversky,
+    Activation, ClassReduction, Classes, EmptyRegion, FocalCrossEntropy, GeneralisedDice, Loss,
+    LossSpec, Modulation, PerClass, Prediction, Reduction, Region, RegionIndex, RegionLoss,
+    RegionStats, Target, Tversky, Weighting,
 };
 
 use super::{
-    folder::{Family, Folder, Mapped, Record, left_out},
+    folder::{Family, Folder, LeftOut, Mapped, Record, left_out},
     losses_common::{
         Bounds, Case, Fraction, Function, check_cases, clip, compare_where, off_the_kink,
-        pixels_as_items, ratio,
+        pixels_as_items,
     },
     report::{Checks, Outcome},
 };
@@ -51,10 +52,16 @@ fn run(
             None
         };
         let at = (role, smooth.as_ref());
-        let bounds = match dtype {
+        let mut bounds = match dtype {
             DType::F32 => Bounds::single(folder, record),
             _ => Bounds::of(folder, record),
         };
+        if record.loss() == "GeneralizedDiceLoss" {
+            // Their weights are f32.
+            let rounding = f64::from(f32::EPSILON);
+            bounds.value = bounds.value.at_least(0.0, rounding);
+            bounds.grad = bounds.grad.at_least(rounding * 1e-2, rounding * 10.0);
+        }
         compare_where(checks, family, record, (&setting.input, &f), at, &bounds)?;
         if !setting.of_logits || setting.activation.is_none() {
             break;
@@ -159,12 +166,16 @@ impl Setting {
     }
 
     /// A region loss with these choices; with `none`, of every region.
-    fn region_loss(&self, index: impl RegionIndex + 'static, gamma: f64) -> Mapped<Function> {
+    fn region_loss(
+        &self,
+        index: impl RegionIndex + 'static,
+        modulation: Modulation,
+    ) -> Mapped<Function> {
         if self.activation.is_none() && self.of_logits {
             return left_out("logits taken for probabilities");
         }
         let loss = RegionLoss::new(index)
-            .plus_plus(gamma)
+            .modulation(modulation)
             .empty(EmptyRegion::Ratio)
             .classes(self.classes())
             .region(self.region)
@@ -186,7 +197,83 @@ impl Setting {
     }
 }
 
+/// The specification that `dice-losses/docs/coming-from.md` states for a record; none where that takes more than a
+/// specification: weights, reductions, two smoothing terms.
+fn specification(record: &Record, setting: &Setting) -> Mapped<Option<String>> {
+    let smooth = setting.smooth_nr;
+    if setting.reduction != Reduction::Mean
+        || setting.weight.is_some()
+        || record
+            .param("alpha")
+            .is_some_and(|_| record.loss().contains("Focal"))
+        || smooth != setting.smooth_dr
+    {
+        return Ok(None);
+    }
+    let number = |key: &str, default: f64| record.number_or(key, default);
+    let (softmax, sigmoid) = (
+        setting.activation == Some(Activation::Softmax),
+        setting.activation == Some(Activation::Sigmoid),
+    );
+    let exclusive = softmax || setting.case.channels() == 1;
+    let (jaccard, squared) = (
+        record.flag_or("jaccard", false)?,
+        record.flag_or("squared_pred", false)?,
+    );
+    let overlap = match (record.loss(), jaccard, squared) {
+        ("DiceLoss", true, false) => format!("jaccard:smooth={}", smooth / 2.0),
+        ("DiceLoss", false, true) => format!("squared-dice:smooth={}", smooth / 2.0),
+        ("DiceLoss", false, false) => format!("dice:smooth={}", smooth / 2.0),
+        ("TverskyLoss", ..) => format!(
+            "tversky:alpha={},beta={},smooth={smooth}",
+            number("alpha", 0.5)?,
+            number("beta", 0.5)?
+        ),
+        ("DiceCELoss", false, false) if exclusive => format!(
+            "dice+ce:dice_weight={},ce_weight={},smooth={}",
+            number("lambda_dice", 1.0)?,
+            number("lambda_ce", 1.0)?,
+            smooth / 2.0
+        ),
+        // Its focal part is always a sigmoid's.
+        ("DiceFocalLoss", false, false) if sigmoid => format!(
+            "dice+focal:dice_weight={},focal_weight={},focus={},smooth={}",
+            number("lambda_dice", 1.0)?,
+            number("lambda_focal", 1.0)?,
+            number("gamma", 2.0)?,
+            smooth / 2.0
+        ),
+        ("FocalLoss", ..) if sigmoid => {
+            return Ok(Some(format!("focal:focus={}", number("gamma", 2.0)?)));
+        }
+        _ => return Ok(None),
+    };
+    let classes = if setting.background { "all" } else { "fg" };
+    let region = match setting.region {
+        Region::Item => "item",
+        Region::Batch => "batch",
+    };
+    Ok(Some(format!(
+        "{overlap},classes={classes},region={region},empty=ratio"
+    )))
+}
+
 fn mapping(record: &Record, setting: &Setting) -> Mapped<Function> {
+    let built = by_builders(record, setting)?;
+    let Some(spec) = specification(record, setting)? else {
+        return Ok(built);
+    };
+    let spec: LossSpec = spec
+        .parse()
+        .map_err(|error| LeftOut(format!("outside the zoo's ranges: {error}")))?;
+    let (loss, setting) = (spec.build(), setting.clone());
+    Ok(Box::new(move |x| {
+        let target = Target::dense(&setting.case.target);
+        loss.evaluate(&setting.prediction(x)?, &target)
+    }))
+}
+
+fn by_builders(record: &Record, setting: &Setting) -> Mapped<Function> {
     match record.loss() {
         "DiceLoss" => dice(record, setting),
         "TverskyLoss" => {
@@ -197,7 +284,7 @@ fn mapping(record: &Record, setting: &Setting) -> Mapped<Function> {
                 record.number_or("alpha", 0.5)?,
                 record.number_or("beta", 0.5)?,
             );
-            setting.region_loss(smoothed(setting, alpha, beta, 1.0), 1.0)
+            setting.region_loss(smoothed(setting, alpha, beta, 1.0), Modulation::Plain)
         }
         "GeneralizedDiceLoss" => generalized_dice(record, setting),
         "DiceCELoss" => {
@@ -237,11 +324,11 @@ fn smoothed(setting: &Setting, alpha: f64, beta: f64, times: f64) -> impl Region
             (&s.tp + errors)? + dr
         },
         least: 0.0,
-        log: None,
+        floor: 0.0,
     }
 }
 
-/// `1 − (2TP + nr) / (2TP + FP + FN + dr)`; Jaccard has `2FP + 2FN` there. `squared_pred` is γ = 2 for hard labels,
+/// `1 − (2TP + nr) / (2TP + FP + FN + dr)`; Jaccard has `2FP + 2FN` there. `squared_pred` is our squared Dice,
 /// since Σp² + Σy² = 2Σpy + Σ(p − y)².
 fn dice(record: &Record, setting: &Setting) -> Mapped<Function> {
     let share = if record.flag_or("jaccard", false)? {
@@ -251,13 +338,14 @@ fn dice(record: &Record, setting: &Setting) -> Mapped<Function> {
     };
     let squared = record.flag_or("squared_pred", false)?;
     let soft_label = record.flag_or("soft_label", false)?;
-    if squared && !setting.case.hard {
-        return left_out("Σp² and Σy² for soft labels");
-    }
-    if soft_label && !setting.case.hard {
+    if soft_label && !squared && !setting.case.hard {
         return left_out("their sums of |p − y| for soft labels");
     }
-    let gamma = if squared { 2.0 } else { 1.0 };
+    let modulation = if squared {
+        Modulation::SquaredDifference
+    } else {
+        Modulation::Plain
+    };
     // With one smoothing term it is an index of the crate.
     if setting.smooth_nr == setting.smooth_dr {
         let index = Tversky {
@@ -265,62 +353,81 @@ fn dice(record: &Record, setting: &Setting) -> Mapped<Function> {
             beta: share,
             smooth: setting.smooth_nr / 2.0,
         };
-        return setting.region_loss(index, gamma);
+        return setting.region_loss(index, modulation);
     }
-    setting.region_loss(smoothed(setting, share, share, 2.0), gamma)
+    setting.region_loss(smoothed(setting, share, share, 2.0), modulation)
 }
 
-/// One ratio of sums over the classes, weighted by their volumes: an index that is the same for all classes.
+/// Our generalised Dice, whose smoothing is in pixels of the rarest class where theirs is in units of its weight.
 fn generalized_dice(record: &Record, setting: &Setting) -> Mapped<Function> {
     if record.flag_or("soft_label", false)? && !setting.case.hard {
         return left_out("their sums of |p − y| for soft labels");
     }
-    let exponent = match record.word_or("w_type", "square") {
-        "square" => 2.0,
-        "simple" => 1.0,
-        "uniform" => 0.0,
+    let weighting = match record.word_or("w_type", "square") {
+        "square" => Weighting::Square,
+        "simple" => Weighting::Simple,
+        "uniform" => Weighting::Uniform,
         other => return left_out(format!("w_type {other}")),
     };
-    let (nr, dr) = (setting.smooth_nr, setting.smooth_dr);
-    let index = move |s: &RegionStats| {
-        let w = volume_weights(&s.volume, exponent)?;
-        let hits = (&s.tp * 2.0)?;
-        let all = ((&hits + &s.fp)? + &s.fn_)?;
-        let sum = |x: Tensor| (x * &w)?.sum_keepdim(D::Minus1);
-        ratio(&(sum(hits)? + nr)?, &(sum(all)? + dr)?)?.broadcast_as(s.tp.shape())
-    };
-    if setting.reduction != Reduction::Mean {
-        // Theirs is one number an item, ours one a class; the mean is the same.
-        return left_out("reductions other than mean");
-    }
     if setting.weight.is_some() {
         return left_out("class weights");
     }
-    setting.region_loss(index, 1.0)
+    let index = TheirSmoothing {
+        weighting,
+        nr: setting.smooth_nr,
+        dr: setting.smooth_dr,
+    };
+    setting.region_loss(index, Modulation::Plain)
 }
 
-/// `volume^−k` in f32, as they have it; an empty class gets the largest weight of the others.
-fn volume_weights(volume: &Tensor, exponent: f64) -> Result<Tensor> {
-    let rows: Vec<Vec<f32>> = volume.to_dtype(DType::F32)?.to_vec2()?;
-    let weights: Vec<f64> = rows
-        .into_iter()
-        .flat_map(|row| {
-            let weights: Vec<f32> = row
-                .iter()
-                .map(|v| match exponent {
-                    2.0 => (v * v).recip(),
-                    1.0 => v.recip(),
-                    _ => 1.0,
-                })
-                .collect();
-            let finite = weights.iter().copied().filter(|w| w.is_finite());
-            let largest = finite.fold(0.0, f32::max);
-            weights
-                .into_iter()
-                .map(move |w| f64::from(if w.is_finite() { w } else { largest }))
-        })
-        .collect();
-    Tensor::new(weights, volume.device())?.reshape(volume.shape())
+/// [`GeneralisedDice`] with a smoothing of its own for each item: `s / w` of its rarest class, `s` times that class's
+/// volume to the weights' exponent. With none of the classes there all weights are 0 there, and so is the loss.
+struct TheirSmoothing {
+    weighting: Weighting,
+    nr: f64,
+    dr: f64,
+}
+
+impl RegionIndex for TheirSmoothing {
+    fn index(&self, stats: &RegionStats) -> Result<Tensor> {
+        self.loss(stats)?.affine(-1.0, 1.0)
+    }
+
+    fn loss(&self, stats: &RegionStats) -> Result<Tensor> {
+        let volumes: Vec<Vec<f64>> = stats.volume.to_dtype(DType::F64)?.to_vec2()?;
+        let items = volumes.iter().enumerate().map(|(n, volumes)| {
+            let present = volumes.iter().copied().filter(|volume| *volume > 0.0);
+            let rarest = present.fold(f64::INFINITY, f64::min).min(1e100);
+            let unit = match self.weighting {
+                Weighting::Square => rarest * rarest,
+                Weighting::Simple => rarest,
+                Weighting::Uniform => 1.0,
+            };
+            let item = |x: &Tensor| x.narrow(0, n, 1);
+            let item = RegionStats {
+                tp: item(&stats.tp)?,
+                fp: item(&stats.fp)?,
+                fn_: item(&stats.fn_)?,
+                volume: item(&stats.volume)?,
+                predicted: item(&stats.predicted)?,
+                pixels: item(&stats.pixels)?,
+                activation: stats.activation,
+            };
+            let ours = GeneralisedDice {
+                weighting: self.weighting,
+                smooth: self.dr * unit,
+            };
+            let loss = ours.loss(&item)?;
+            if self.nr == self.dr {
+                return Ok(loss);
+            }
+            // 1 − (2TP + nr)/(all + dr) = (FP + FN)/(all + dr) + (dr − nr)/(all + dr)
+            let all = (((&item.tp * 2.0)? + &item.fp)? + &item.fn_)?;
+            let all = (all * ours.weights(&item.volume)?)?.sum_keepdim(1)?;
+            loss + ((all + ours.smooth)?.recip()? * ((self.dr - self.nr) * unit))?
+        });
+        Tensor::cat(&items.collect::<Result<Vec<_>>>()?, 0)
+    }
 }
 
 /// `PyTorch`'s: for several channels always of a softmax, with class weights that are not divided out.
@@ -463,7 +570,7 @@ fn asymmetric_unified_focal(record: &Record, setting: &Setting) -> Mapped<Functi
         smooth: EPSILON,
     };
     let tversky = RegionLoss::new(index)
-        .power(vec![1.0, 1.0 - gamma])
+        .outer(vec![1.0, 1.0 - gamma])
         .empty(EmptyRegion::Ratio);
     let focal = dice_losses::zoo::asymmetric_focal(delta, gamma);
     let case = setting.case.clone();

@@ -2,12 +2,12 @@
 
 use candle_core::{DType, Result, Tensor};
 use dice_losses::{
-    Activation, Classes, EmptyRegion, FocalCrossEntropy, Loss, Modulation, PerClass, Prediction,
-    Region, RegionLoss, RegionStats, Target,
+    Activation, Classes, EmptyRegion, FocalCrossEntropy, Loss, LossSpec, Modulation, Outer,
+    PerClass, Prediction, Region, RegionLoss, RegionStats, Target,
 };
 
 use super::{
-    folder::{Family, Folder, Mapped, Record, left_out},
+    folder::{Family, Folder, LeftOut, Mapped, Record, left_out},
     losses_common::{
         Bounds, Case, Fraction, Function, check_cases, clamp_min, compare_where, off_the_kink, powf,
     },
@@ -137,7 +137,66 @@ impl Setting {
     }
 }
 
+/// The specification that `dice-losses/docs/coming-from.md` states for a record, and the power of the mean over the
+/// classes that comes after; none where that takes more than a specification.
+fn specification(record: &Record, setting: &Setting) -> Mapped<Option<(String, f64)>> {
+    let flag = |key: &str| record.flag_or(key, false);
+    if setting.class_weights.is_some() || flag("log_loss")? || flag("normalized")? {
+        return Ok(None);
+    }
+    let number = |key: &str, default: f64| record.number_or(key, default);
+    let overlap = match record.loss() {
+        "DiceLoss" => String::from("dice:"),
+        "JaccardLoss" => String::from("jaccard:"),
+        "TverskyLoss" => format!(
+            "tversky:alpha={},beta={},",
+            number("alpha", 0.5)?,
+            number("beta", 0.5)?
+        ),
+        "FocalLoss"
+            if setting.activation == Activation::Sigmoid
+                && record.param("alpha").is_none()
+                && record.word_or("reduction", "mean") == "mean" =>
+        {
+            return Ok(Some((
+                format!("focal:focus={}", number("gamma", 2.0)?),
+                1.0,
+            )));
+        }
+        _ => return Ok(None),
+    };
+    let classes = match record.list("classes")? {
+        None => String::from("all"),
+        Some(list) => {
+            let list: Vec<String> = list.iter().map(ToString::to_string).collect();
+            list.join("+")
+        }
+    };
+    let power = match record.loss() {
+        "TverskyLoss" => number("gamma", 1.0)?,
+        _ => 1.0,
+    };
+    let smooth = number("smooth", 0.0)?;
+    let spec = format!("{overlap}classes={classes},region=batch,empty=zero,smooth={smooth}");
+    Ok(Some((spec, power)))
+}
+
 fn mapping(record: &Record, setting: &Setting) -> Mapped<Function> {
+    let built = by_builders(record, setting)?;
+    let Some((spec, power)) = specification(record, setting)? else {
+        return Ok(built);
+    };
+    let spec: LossSpec = spec
+        .parse()
+        .map_err(|error| LeftOut(format!("outside the zoo's ranges: {error}")))?;
+    let (loss, setting) = (spec.build(), setting.clone());
+    Ok(Box::new(move |x| {
+        let target = setting.target(&setting.case.target);
+        powf(&loss.evaluate(&setting.prediction(x), &target)?, power)
+    }))
+}
+
+fn by_builders(record: &Record, setting: &Setting) -> Mapped<Function> {
     match record.loss() {
         "DiceLoss" => overlap(record, setting, 0.5, 0.5, 1.0),
         "JaccardLoss" => overlap(record, setting, 1.0, 1.0, 1.0),
@@ -168,7 +227,12 @@ fn overlap(
     }
     let eps = record.number_or("eps", 1e-7)?;
     let smooth = record.number_or("smooth", 0.0)?;
-    let log = record.flag_or("log_loss", false)?.then_some(eps);
+    // The index is no less than this.
+    let floor = if record.flag_or("log_loss", false)? {
+        eps
+    } else {
+        0.0
+    };
     let index = Fraction {
         numerator: move |s: &RegionStats| &s.tp + smooth,
         denominator: move |s: &RegionStats| {
@@ -176,7 +240,7 @@ fn overlap(
             (&s.tp + errors)? + smooth
         },
         least: eps,
-        log,
+        floor,
     };
     let channels = setting.case.channels();
     let (classes, chosen) = match record.list("classes")? {
@@ -190,6 +254,9 @@ fn overlap(
         .empty(EmptyRegion::Zero)
         .region(Region::Batch)
         .classes(classes);
+    if floor > 0.0 {
+        loss = loss.outer(Outer::MinusLog(1.0));
+    }
     if let Some(weights) = &setting.class_weights {
         if weights.len() != channels {
             return left_out("another number of weights than channels");

@@ -95,7 +95,7 @@ fn rooted(
         index,
         by: rounding,
     })
-    .power(power)
+    .outer(power)
     .empty(EmptyRegion::Ratio)
 }
 

@@ -23,7 +23,7 @@ pub(super) fn run() {
         losses.push(vec![
             row.name.into(),
             row.aliases.join(", "),
-            if row.plus_plus { "yes" } else { "no" }.into(),
+            if row.plus_plus() { "yes" } else { "no" }.into(),
             defaults.collect::<Vec<_>>().join(","),
             row.summary.into(),
             row.citation.into(),
@@ -40,7 +40,7 @@ pub(super) fn run() {
     print(
         "\nName and parameters make a specification: tversky++:gamma=2,alpha=0.3. `++` gives false positives and false\n\
          negatives the exponent gamma (2 unless said otherwise); `preset=paper` sets the paper's equations where its\n\
-         authors trained something else. Every loss with `++` also takes:\n\n",
+         authors trained something else. Every loss of regions also takes:\n\n",
     );
     print(&meanings(REGION_PARAMETERS));
 }
