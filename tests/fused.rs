@@ -296,7 +296,7 @@ fn random_corners_are_finite() {
         let logits = logits.to_dtype(dtype).unwrap();
         let labels = Tensor::from_vec(labels, (items, pixels), &Device::Cpu).unwrap();
         let name = names[rng.random_range(0..names.len())];
-        let plus_plus = dice_losses::zoo::find(name).unwrap().plus_plus;
+        let plus_plus = dice_losses::zoo::find(name).unwrap().plus_plus();
         let mut spec = String::from(name);
         if plus_plus {
             let gamma = [0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 0.1 + 5.0 * rng.random::<f64>()]

@@ -10,6 +10,7 @@ mod hard;
 mod kernel;
 mod lanes;
 mod math;
+mod memory;
 mod pass;
 mod rows;
 mod simd;

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::{
     blocks::{BLOCK, Element, LabelMap, Planes, Scratch},
     kernel::{self, Pixels},
+    memory::room,
     rows::{Gradients, ROWS, Rows},
     simd::{Dispatch, InstructionSet},
     terms::Terms,
@@ -103,7 +104,7 @@ impl<E: Element> Pass<'_, E> {
     pub(super) fn backward(&self, isa: InstructionSet, upstream: &[f64]) -> Vec<E> {
         let (part, item_len) = (self.part(), self.channels * self.pixels);
         let len = self.items * item_len;
-        let mut gradient: Vec<E> = Vec::with_capacity(len);
+        let mut gradient: Vec<E> = room(len);
         if item_len > 0 {
             let room = &mut gradient.spare_capacity_mut()[..len];
             let tasks = room
