@@ -96,6 +96,19 @@ impl Input {
         })
     }
 
+    /// The same numbers with logits and one-hot target of another dtype.
+    ///
+    /// # Errors
+    ///
+    /// If Candle can't convert to it.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
+        Ok(Self {
+            logits: self.logits.to_dtype(dtype)?,
+            labels: self.labels.clone(),
+            one_hot: self.one_hot.to_dtype(dtype)?,
+        })
+    }
+
     /// The logits for a loss.
     pub fn prediction(&self) -> Prediction {
         Prediction::logits(&self.logits)

@@ -3,10 +3,11 @@
 //! ```text
 //! load FOLDER 1x2x512x512      read logits.f32, labels.u8 and one_hot.f32; answers "bytes B", the least to move
 //! time CONTESTANT COUNT        answers "ms" and the time of each iteration
-//! write CONTESTANT FILE        write the gradient as raw f32; answers "value" and the loss
+//! write CONTESTANT DTYPE FILE  compute in f32 or f64, write the gradient as raw f32; answers "value" and the loss
 //! ```
 //!
-//! What goes wrong is answered as "error" and the sentence. The end of the input ends the program. The contestants:
+//! Words are separated by tabs. What goes wrong is answered as "error" and the sentence. The end of the input ends the
+//! program. The contestants:
 //! `ours` (`value_and_grad` on labels), `ours-one-hot` (the same on the one-hot target), `ours-backward` (`loss` and
 //! `Tensor::backward` on labels), `composed` (see `workspace_benches::composed`) and `copy`.
 
@@ -18,7 +19,7 @@ use std::{
     time::Instant,
 };
 
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use dice_losses::{Loss, LossSpec, Prediction, Target};
 use workspace_benches::{Input, LeastTraffic, composed};
 
@@ -38,7 +39,10 @@ impl Bench {
             .split('x')
             .map(str::parse)
             .collect::<Result<Vec<usize>, _>>()?;
-        let input = Input::read(folder, &dims)?;
+        Self::of(Input::read(folder, &dims)?)
+    }
+
+    fn of(input: Input) -> Answer<Self> {
         Ok(Self {
             logits: Var::from_tensor(&input.logits)?,
             loss: "dice++:gamma=2".parse::<LossSpec>()?.build(),
@@ -92,16 +96,22 @@ impl Bench {
         Ok(format!("ms {}", times.join(" ")))
     }
 
-    fn write(&self, contestant: &str, file: &str) -> Answer<String> {
-        let (value, gradient) = self.run(contestant)?;
+    fn write(&self, contestant: &str, dtype: DType, file: &str) -> Answer<String> {
+        let (value, gradient) = if dtype == self.logits.dtype() {
+            self.run(contestant)?
+        } else {
+            Self::of(self.input.to_dtype(dtype)?)?.run(contestant)?
+        };
         let gradient: Vec<u8> = gradient
+            .to_dtype(DType::F32)?
             .flatten_all()?
             .to_vec1::<f32>()?
             .into_iter()
             .flat_map(f32::to_le_bytes)
             .collect();
         fs::write(file, gradient)?;
-        Ok(format!("value {}", value.to_scalar::<f32>()?))
+        let value = value.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        Ok(format!("value {value}"))
     }
 }
 
@@ -115,7 +125,9 @@ fn answer(bench: &mut Option<Bench>, order: &str) -> Answer<String> {
             Ok(format!("bytes {bytes}"))
         }
         (["time", contestant, count], Some(bench)) => bench.time(contestant, count.parse()?),
-        (["write", contestant, file], Some(bench)) => bench.write(contestant, file),
+        (["write", contestant, dtype, file], Some(bench)) => {
+            bench.write(contestant, dtype.parse()?, file)
+        }
         _ => Err(format!(
             "expected load first, then time or write, with tabs between the words, found {order:?}"
         )

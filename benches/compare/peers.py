@@ -3,7 +3,7 @@
     peers.py data FOLDER 1x2x512x512   draw logits and labels; write them, the one-hot target and the f64 reference
     peers.py compare FOLDER NAME...    relative L2 distance of each pair of gradients NAME.grad, as JSON
     peers.py versions                  as JSON
-    peers.py worker THREADS            take the orders of loss.rs on standard input, for torch-eager, torch-compile, monai
+    peers.py worker THREADS            take the orders of loss.rs, for torch-eager, torch-compile and monai
 """
 
 from __future__ import annotations
@@ -134,8 +134,10 @@ class Worker:
             times.append((time.perf_counter() - start) * 1e3)
         return "ms " + " ".join(map(str, times))
 
-    def write(self, contestant: str, file: str) -> str:
-        value, gradient = gradient_of(self.loss(contestant), self.logits, self.y)
+    def write(self, contestant: str, dtype: str, file: str) -> str:
+        kind = {"f32": torch.float32, "f64": torch.float64}[dtype]
+        logits = self.logits.detach().to(kind).requires_grad_()
+        value, gradient = gradient_of(self.loss(contestant), logits, self.y.to(kind))
         gradient.astype("<f4").tofile(file)
         return f"value {value}"
 
