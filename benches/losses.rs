@@ -1,51 +1,85 @@
-//! What γ costs: each loss of the zoo, plain and with `++`, value and gradient at 1×2×256×256.
+//! What each loss costs: the zoo, plain and `++`, at the shapes of [`SHAPES`].
 //!
-//! `cargo bench -p workspace-benches`. Times differ from machine to machine; the ratio of `++` to plain does not.
+//! A name is `shape/loss/measure`. The measures: `loss` (forward alone), `value_and_grad` (loss and gradient) and
+//! `backward` (the same by way of `Tensor::backward`). Beside the zoo stand `composed` (DSC++ as a Candle user would
+//! write it, on a one-hot target made beforehand) and `copy` (the least bytes that must move, moved).
+//!
+//! ```text
+//! cargo bench --workspace --bench losses                                   everything
+//! cargo bench --workspace --bench losses -- 1x2x512x512                    a shape
+//! cargo bench --workspace --bench losses -- '8x2x512x512/dice\+\+/'        a loss at a shape
+//! cargo bench --workspace --bench losses -- '1x2x512x512/.*/value_and_grad' a measure of every loss
+//! cargo bench --workspace --bench losses -- '512x512/(dice\+\+|composed|copy)/' DSC++ against its bounds
+//! ```
+//!
+//! A filter is a regular expression, hence `\+\+`. Times differ from machine to machine; compare within one run, on a
+//! machine with nothing else to do. `ratios` measures side by side where a few percent matter.
 
-use candle_core::{Device, Result, Tensor};
-use criterion::{Criterion, criterion_group, criterion_main};
-use dice_losses::{LossSpec, Prediction, Target, zoo::ZOO};
+use std::time::Duration;
+
+use candle_core::{Result, Var};
+use criterion::{
+    BenchmarkGroup, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
+    measurement::WallTime,
+};
+use dice_losses::{LossSpec, Prediction, zoo::ZOO};
+use workspace_benches::{Input, LeastTraffic, SHAPES, composed, name};
 
 fn losses(criterion: &mut Criterion) {
-    let (prediction, target) = inputs().expect("the inputs are fixed");
-    let mut group = criterion.benchmark_group("value_and_grad, 1x2x256x256");
-    group.sample_size(10);
+    for dims in SHAPES {
+        let input = Input::draw(dims).expect("a shape of the table");
+        let mut group = criterion.benchmark_group(name(dims));
+        group
+            .sample_size(10)
+            .sampling_mode(SamplingMode::Flat)
+            .warm_up_time(Duration::from_millis(200))
+            .measurement_time(Duration::from_millis(500))
+            .throughput(Throughput::Elements(input.labels.elem_count() as u64));
+        shape(&mut group, &input).expect("the inputs fit");
+        group.finish();
+    }
+}
+
+fn shape(group: &mut BenchmarkGroup<WallTime>, input: &Input) -> Result<()> {
+    let (prediction, target) = (input.prediction(), input.target());
+    let logits = Var::from_tensor(&input.logits)?;
+    let tracked = Prediction::logits(&logits);
+
+    let mut copy = LeastTraffic::new(input.least_bytes());
+    group.bench_function("copy/bytes", |bencher| bencher.iter(|| copy.run()));
+    group.bench_function("composed/loss", |bencher| {
+        bencher.iter(|| composed(&input.logits, &input.one_hot).expect("the inputs fit"));
+    });
+    group.bench_function("composed/backward", |bencher| {
+        bencher.iter(|| {
+            let loss = composed(&logits, &input.one_hot).expect("the inputs fit");
+            loss.backward().expect("the loss is a scalar")
+        });
+    });
+
     for row in ZOO {
         let plus_plus = row.plus_plus().then(|| format!("{}++", row.name));
-        for name in [Some(row.name.to_string()), plus_plus]
-            .into_iter()
-            .flatten()
-        {
-            let spec: LossSpec = name.parse().expect("a name of the zoo");
-            let loss = spec.build();
-            group.bench_function(&name, |bencher| {
+        let names = [Some(row.name.to_string()), plus_plus];
+        for name in names.into_iter().flatten() {
+            let loss = name.parse::<LossSpec>().expect("a name of the zoo").build();
+            group.bench_function(format!("{name}/loss"), |bencher| {
+                bencher.iter(|| loss.loss(&prediction, &target).expect("the inputs fit"));
+            });
+            group.bench_function(format!("{name}/value_and_grad"), |bencher| {
                 bencher.iter(|| {
                     loss.value_and_grad(&prediction, &target)
                         .expect("the inputs fit")
                 });
             });
+            group.bench_function(format!("{name}/backward"), |bencher| {
+                bencher.iter(|| {
+                    let loss = loss.loss(&tracked, &target).expect("the inputs fit");
+                    loss.backward().expect("the loss is a scalar")
+                });
+            });
         }
     }
-    group.finish();
-}
-
-/// A disc that the logits see with noise, without a generator: Candle's cannot be seeded on the CPU.
-fn inputs() -> Result<(Prediction, Target)> {
-    const SIZE: usize = 256;
-    let inside = |i: usize| {
-        let (y, x) = ((i / SIZE) as f32 - 128.0, (i % SIZE) as f32 - 128.0);
-        x * x + y * y < 60.0 * 60.0
-    };
-    let labels: Vec<u8> = (0..SIZE * SIZE).map(|i| u8::from(inside(i))).collect();
-    let logit = |i: usize| {
-        let noise = ((i * i) as f32 * 0.618).sin();
-        if inside(i) { 2.0 + noise } else { noise - 2.0 }
-    };
-    let foreground = (0..SIZE * SIZE).map(logit);
-    let logits: Vec<f32> = foreground.clone().map(|z| -z).chain(foreground).collect();
-    let logits = Tensor::from_vec(logits, (1, 2, SIZE, SIZE), &Device::Cpu)?;
-    let labels = Tensor::from_vec(labels, (1, SIZE, SIZE), &Device::Cpu)?;
-    Ok((Prediction::logits(&logits), Target::labels(&labels)))
+    Ok(())
 }
 
 criterion_group!(benches, losses);
