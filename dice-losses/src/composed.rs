@@ -91,7 +91,7 @@ fn pixel(
 
 /// `Σ_i y q^f (−ln p)^k` of every class and item, `[N, C]`.
 fn side(field: &Field, truth: &Truth, y: &Tensor, focus: &[f64], log_power: f64) -> Result<Tensor> {
-    let minus_log_p = crate::guard::power(&field.log_p()?.neg()?, log_power)?;
+    let minus_log_p = field.minus_log_p_power(log_power)?;
     let loss = if focus.iter().all(|f| *f == 0.0) {
         minus_log_p
     } else if focus.windows(2).all(|pair| pair[0] == pair[1]) {

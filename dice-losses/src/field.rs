@@ -19,6 +19,9 @@ pub(crate) enum Field {
     Probabilities { p: Tensor, q: Tensor },
 }
 
+/// What stands for a `−ln p` of 0 under a power: what log-odds of 667 leave of it.
+const LEAST_LOG: f64 = 1e-290;
+
 /// The dtype of sums and of the algebra on them.
 ///
 /// Half precision saturates at 65,504 (or loses everything below 1/256 of the sum) over one 512² image, and f32
@@ -76,6 +79,18 @@ impl Field {
         }
     }
 
+    /// `(−ln p)^k`.
+    ///
+    /// From logits its derivative `k (−ln p)^(k − 1) q` has no pole at any k > 0, as `q ≤ −ln p`.
+    pub(crate) fn minus_log_p_power(&self, k: f64) -> Result<Tensor> {
+        let minus_log_p = self.log_p()?.neg()?;
+        match self {
+            _ if k == 1.0 => Ok(minus_log_p),
+            Self::LogOdds { .. } => (minus_log_p.maximum(LEAST_LOG)?.log()? * k)?.exp(),
+            Self::Probabilities { .. } => guard::power(&minus_log_p, k),
+        }
+    }
+
     /// `ln p`.
     pub(crate) fn log_p(&self) -> Result<Tensor> {
         match self {
@@ -99,11 +114,21 @@ impl Field {
     }
 }
 
-/// `ln(1 + e^x)`, without overflow, and with every digit of its derivative σ(x) where that is tiny.
+/// `ln(1 + e^x)`, without overflow, and with every digit of it and of its derivative σ(x) where they are tiny.
 ///
 /// The kink of each half adds up to the true derivative ½ at 0, where Candle's `relu` and `abs` have derivative 1.
 fn softplus(x: &Tensor) -> Result<Tensor> {
-    x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?
+    x.relu()? + ln_1p(&x.abs()?.neg()?.exp()?)?
+}
+
+/// `ln(1 + x)` of numbers that are not negative, with every digit where they are small.
+fn ln_1p(x: &Tensor) -> Result<Tensor> {
+    let at = x.detach();
+    let sum = (&at + 1.0)?;
+    // What the addition has rounded off.
+    let lost = (at - (&sum - 1.0)?)?;
+    let slope = sum.recip()?;
+    guard::linear(x, &(sum.log()? + (lost * &slope)?)?, &slope)
 }
 
 /// Log-odds of each class against the rest, `[N, C, S]`: `u_c = z_c − ln Σ_{k≠c} e^{z_k}`.

@@ -87,7 +87,7 @@ fn minus_ln(rest: &Tensor, x: &Tensor) -> Result<Tensor> {
 }
 
 /// A tensor whose value is `value` and whose derivative in `x` is `slope`: `value + slope·(x − x)`.
-fn linear(x: &Tensor, value: &Tensor, slope: &Tensor) -> Result<Tensor> {
+pub(crate) fn linear(x: &Tensor, value: &Tensor, slope: &Tensor) -> Result<Tensor> {
     value.detach() + (slope.detach() * (x - x.detach())?)?
 }
 

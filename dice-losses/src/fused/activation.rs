@@ -17,7 +17,7 @@ pub(super) struct Probability<L> {
 pub(super) fn sigmoid<L: Lanes>(u: L, logs: bool) -> Probability<L> {
     let size = u.abs();
     let e = (-size).exp();
-    let large = L::one() / (L::one() + e);
+    let large = (L::one() + e).reciprocal();
     let small = e * large;
     let positive = u.is_above(L::zero());
     let p = L::select(positive, large, small);
@@ -82,7 +82,7 @@ impl<L: Lanes> Classes<'_, L> {
                 *ln_p = *z - ln_total;
             }
         }
-        let share = L::one() / total;
+        let share = total.reciprocal();
         for (p, q) in self.p.iter_mut().zip(&mut *self.q) {
             *p = *p * share;
             *q = *q * share;

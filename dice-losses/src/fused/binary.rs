@@ -217,7 +217,7 @@ impl<L: Lanes> Slopes<L> {
         let g = gradients;
         let gamma = terms.errors.map_or(1.0, |errors| errors.gamma);
         let c = channel;
-        let pair = |no: f64, yes: f64| [L::constant(no), L::constant(yes)];
+        let pair = |no: f64, yes: f64| [L::coefficient(no), L::coefficient(yes)];
         let focus = focus::<L>(terms.pixel.as_ref(), channel, softmax);
         if softmax {
             // Class 0 has the log-odds −u, and is true where class 1 is not.

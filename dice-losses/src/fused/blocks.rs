@@ -7,7 +7,7 @@ use half::{bf16, f16, slice::HalfFloatSliceExt as _};
 
 use super::{
     lanes::{Lanes, MOST, Real},
-    simd::Dispatch,
+    simd::{Dispatch, InstructionSet, Kernel},
 };
 
 /// Pixels that are handled together: what is made of them on the way stays in the first-level cache.
@@ -166,7 +166,7 @@ pub(super) struct LabelMap<'a> {
     pub(super) classes: usize,
 }
 
-impl<R: Real> Scratch<R> {
+impl<R: Dispatch> Scratch<R> {
     pub(super) fn new() -> Self {
         Self {
             labels: [R::default(); BLOCK],
@@ -179,12 +179,16 @@ impl<R: Real> Scratch<R> {
     /// Lays out the block of `len` pixels at `at`; besides, room for numbers to be converted.
     pub(super) fn read(
         &mut self,
+        isa: InstructionSet,
         map: Option<LabelMap>,
         weights: Option<&[R]>,
         at: usize,
         len: usize,
     ) -> (Block<'_, R>, &mut Vec<R>) {
-        let found = map.map_or(Found::default(), |map| self.read_labels(map, at, len));
+        let found = map.map_or(Found::default(), |map| {
+            let to = &mut self.labels[..len];
+            R::dispatch(isa, ReadLabels { map, at, to })
+        });
         self.stray |= found.stray;
         let weighted = weights.is_some() || found.ignored || len % MOST != 0;
         if weighted {
@@ -214,64 +218,62 @@ impl<R: Real> Scratch<R> {
         };
         (block, &mut self.widened)
     }
+}
 
-    fn read_labels(&mut self, map: LabelMap, at: usize, len: usize) -> Found {
-        let LabelMap {
-            labels,
-            ignore,
-            classes,
-        } = map;
-        let to = &mut self.labels[..len];
-        match labels {
+/// Class numbers as real numbers, −1 for an ignored pixel: a kernel, since the conversion is worth wide registers.
+struct ReadLabels<'a, R> {
+    map: LabelMap<'a>,
+    at: usize,
+    to: &'a mut [R],
+}
+
+impl<R: Real> Kernel<R> for ReadLabels<'_, R> {
+    type Output = Found;
+
+    #[inline(always)]
+    fn run<L: Lanes<Real = R>>(self) -> Found {
+        let Self { map, at, to } = self;
+        let (range, classes) = (at..at + to.len(), map.classes);
+        match map.labels {
             Labels::U8(labels) => {
-                let ignore = ignore.and_then(|label| u8::try_from(label).ok());
-                let classes = classes.min(256) as u16;
-                read(
-                    &labels[at..at + len],
-                    to,
-                    ignore,
-                    |label| u16::from(label) < classes,
-                    i64::from,
-                )
+                let ignore = map.ignore.and_then(|label| u8::try_from(label).ok());
+                let last = (classes - 1).min(255) as u8;
+                read(&labels[range], to, ignore, |label| label <= last, i32::from)
             }
             Labels::U32(labels) => {
-                let ignore = ignore.and_then(|label| u32::try_from(label).ok());
+                let ignore = map.ignore.and_then(|label| u32::try_from(label).ok());
                 let classes = classes as u32;
                 read(
-                    &labels[at..at + len],
+                    &labels[range],
                     to,
                     ignore,
                     |label| label < classes,
-                    i64::from,
+                    |label| label as i32,
                 )
             }
             Labels::I64(labels) => {
                 let classes = classes as u64;
                 // A negative label is a large unsigned one.
-                read(
-                    &labels[at..at + len],
-                    to,
-                    ignore,
-                    |label| (label as u64) < classes,
-                    |label| label,
-                )
+                let is_class = |label| (label as u64) < classes;
+                read(&labels[range], to, map.ignore, is_class, |label| {
+                    label as i32
+                })
             }
         }
     }
 }
 
-/// Class numbers as real numbers, −1 for an ignored pixel.
 #[inline(always)]
 fn read<T: Copy + PartialEq, R: Real>(
     labels: &[T],
     to: &mut [R],
     ignore: Option<T>,
     is_class: impl Fn(T) -> bool,
-    number: impl Fn(T) -> i64,
+    number: impl Fn(T) -> i32,
 ) -> Found {
     let mut outside = false;
     for (to, label) in to.iter_mut().zip(labels) {
-        *to = R::from_i64(number(*label));
+        *to = R::from_i32(number(*label));
         outside |= !is_class(*label);
     }
     let Some(ignore) = ignore else {
@@ -285,7 +287,7 @@ fn read<T: Copy + PartialEq, R: Real>(
         let is_ignored = *label == ignore;
         ignored |= is_ignored;
         stray |= !is_ignored & !is_class(*label);
-        *to = if is_ignored { R::from_i64(-1) } else { *to };
+        *to = if is_ignored { R::from_i32(-1) } else { *to };
     }
     Found { ignored, stray }
 }

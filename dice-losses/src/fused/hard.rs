@@ -133,11 +133,14 @@ impl<L: Lanes> Slope<L> {
         let gamma = terms.errors.map_or(1.0, |errors| errors.gamma);
         Self {
             overlap: [
-                L::constant(g.predicted[c]),
-                L::constant(g.predicted[c] + g.tp[c]),
+                L::coefficient(g.predicted[c]),
+                L::coefficient(g.predicted[c] + g.tp[c]),
             ],
-            error: [L::constant(gamma * g.fp[c]), L::constant(-gamma * g.fn_[c])],
-            loss: L::constant(-g.of_class[c]),
+            error: [
+                L::coefficient(gamma * g.fp[c]),
+                L::coefficient(-gamma * g.fn_[c]),
+            ],
+            loss: L::coefficient(-g.of_class[c]),
         }
     }
 }

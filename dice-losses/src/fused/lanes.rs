@@ -15,7 +15,7 @@ pub(super) trait Real: Copy + Default + Send + Sync + PartialOrd + 'static {
     const STEEPEST: Self;
 
     fn from_f64(x: f64) -> Self;
-    fn from_i64(x: i64) -> Self;
+    fn from_i32(x: i32) -> Self;
     fn to_f64(self) -> f64;
 }
 
@@ -30,7 +30,7 @@ impl Real for f32 {
     }
 
     #[inline(always)]
-    fn from_i64(x: i64) -> Self {
+    fn from_i32(x: i32) -> Self {
         x as Self
     }
 
@@ -51,8 +51,8 @@ impl Real for f64 {
     }
 
     #[inline(always)]
-    fn from_i64(x: i64) -> Self {
-        x as Self
+    fn from_i32(x: i32) -> Self {
+        Self::from(x)
     }
 
     #[inline(always)]
@@ -87,6 +87,11 @@ pub(super) trait Lanes:
     fn at_least(self, least: Self) -> Self;
     /// The smaller one, or `self` if that is a NaN.
     fn at_most(self, most: Self) -> Self;
+    /// `1 / self` of a number from 1 to a few thousand.
+    #[inline(always)]
+    fn reciprocal(self) -> Self {
+        Self::one() / self
+    }
     fn abs(self) -> Self;
     fn sqrt(self) -> Self;
     fn exp(self) -> Self;
@@ -116,6 +121,16 @@ pub(super) trait Lanes:
     #[inline(always)]
     fn constant(x: f64) -> Self {
         Self::splat(Self::Real::from_f64(x))
+    }
+
+    /// A derivative of the loss in a sum. Beyond any number that training could use, one that f32 has no room for is
+    /// cut off: times a vanished probability it would be a NaN.
+    #[inline(always)]
+    fn coefficient(x: f64) -> Self {
+        Self::constant(x.clamp(
+            -1.0 / Self::Real::LEAST_DIVISOR.to_f64(),
+            1.0 / Self::Real::LEAST_DIVISOR.to_f64(),
+        ))
     }
 
     /// `ln(1 + self)` of numbers that are not negative, with every digit where they are small.

@@ -152,6 +152,7 @@ impl<E: Element> Pass<'_, E> {
     /// Has `f` see the block of `len` pixels at `start` of an item.
     fn block(
         &self,
+        isa: InstructionSet,
         item: usize,
         start: usize,
         len: usize,
@@ -160,7 +161,7 @@ impl<E: Element> Pass<'_, E> {
     ) {
         let at = item * self.pixels + start;
         let plane = item * self.channels * self.pixels + start;
-        let (block, widened) = scratch.read(self.labels(), self.weights, at, len);
+        let (block, widened) = scratch.read(isa, self.labels(), self.weights, at, len);
         f(Pixels {
             channels: self.channels,
             activation: self.activation,
@@ -191,7 +192,7 @@ impl<E: Element> Pass<'_, E> {
         let mut scratch = Scratch::new();
         for start in range.clone().step_by(BLOCK) {
             let len = BLOCK.min(range.end - start);
-            self.block(item, start, len, &mut scratch, |pixels| {
+            self.block(isa, item, start, len, &mut scratch, |pixels| {
                 let rows = &mut rows;
                 E::Real::dispatch(isa, kernel::Forward { pixels, rows });
             });
@@ -218,7 +219,7 @@ impl<E: Element> Pass<'_, E> {
             let planes = planes
                 .iter_mut()
                 .map(|plane| &mut plane[offset..offset + len]);
-            self.block(item, first + offset, len, &mut scratch, |pixels| {
+            self.block(isa, item, first + offset, len, &mut scratch, |pixels| {
                 write_planes(planes, len, &mut wide, |out| {
                     let kernel = kernel::Backward {
                         pixels,

@@ -207,12 +207,12 @@ impl<L: Lanes> Slope<L> {
         let g = gradients;
         let gamma = terms.errors.map_or(1.0, |errors| errors.gamma);
         Self {
-            tp: L::constant(g.tp[c]),
-            predicted: L::constant(g.predicted[c]),
-            fp: L::constant(gamma * g.fp[c]),
-            fn_: L::constant(gamma * g.fn_[c]),
-            of_class: L::constant(g.of_class[c]),
-            of_others: L::constant(g.of_others[c]),
+            tp: L::coefficient(g.tp[c]),
+            predicted: L::coefficient(g.predicted[c]),
+            fp: L::coefficient(gamma * g.fp[c]),
+            fn_: L::coefficient(gamma * g.fn_[c]),
+            of_class: L::coefficient(g.of_class[c]),
+            of_others: L::coefficient(g.of_others[c]),
         }
     }
 

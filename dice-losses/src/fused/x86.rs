@@ -109,6 +109,18 @@ impl Lanes for F32x16 {
     }
 
     #[inline(always)]
+    fn reciprocal(self) -> Self {
+        // Fourteen bits, then twice as many by a step of Newton's: a third of a division's time.
+        let near = Self(instruction!(_mm512_rcp14_ps(self.0)));
+        let error = Self(instruction!(_mm512_fnmadd_ps(
+            self.0,
+            near.0,
+            Self::one().0
+        )));
+        near.mul_add(error, near)
+    }
+
+    #[inline(always)]
     fn abs(self) -> Self {
         Self(instruction!(_mm512_andnot_ps(Self::splat(-0.0).0, self.0)))
     }
