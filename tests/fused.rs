@@ -5,7 +5,11 @@ use dice_losses::{
     FocalCrossEntropy, Loss, LossSpec, Modulation, Prediction, Reduction, Region, RegionStats,
     Target,
 };
-use proptest::prelude::*;
+use proptest::{
+    prelude::*,
+    strategy::{Strategy, ValueTree as _},
+    test_runner::TestRunner,
+};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use rayon::ThreadPoolBuilder;
@@ -389,5 +393,57 @@ fn random_corners_are_finite() {
             flat(&gradient).unwrap().iter().all(|g| g.is_finite()),
             "{what}: gradient"
         );
+    }
+}
+
+/// The table of `docs/numerics.md`: `cargo test --workspace --test all -- how_far --nocapture` prints it.
+#[test]
+fn how_far_each_loss_is_from_f64() {
+    let mut runner = TestRunner::deterministic();
+    let cases: Vec<Drawn> = (0..60)
+        .map(|_| drawn().new_tree(&mut runner).unwrap().current())
+        .collect();
+    println!(
+        "| loss | value, f32 | gradient, f32 | value, f64 | gradient, f64 |\n|---|---|---|---|---|"
+    );
+    for name in plain_and_plus_plus(0.75) {
+        let loss = name.parse::<LossSpec>().unwrap().build();
+        let worst = |dtype: DType| {
+            let mut worst = (0f64, 0f64);
+            // With a few pixels the classes' shares of a gradient may cancel, and nothing but rounding is left.
+            let large = cases
+                .iter()
+                .filter(|case| case.shape.iter().product::<usize>() >= 100);
+            for case in large {
+                let (prediction, exact, target) = Drawn {
+                    dtype,
+                    ..case.clone()
+                }
+                .tensors();
+                let (exact_value, exact_gradient) = composed(loss.as_ref(), &exact, &target);
+                let (value, gradient) = loss.value_and_grad(&prediction, &target).unwrap();
+                let of_value = (scalar(&value.to_dtype(DType::F64).unwrap()) - exact_value).abs()
+                    / (1.0 + exact_value.abs());
+                let gradient = flat(&gradient).unwrap();
+                let difference: Vec<f64> = gradient
+                    .iter()
+                    .zip(&exact_gradient)
+                    .map(|(a, b)| a - b)
+                    .collect();
+                let of_gradient = norm(&difference) / norm(&exact_gradient).max(1e-12);
+                worst = (worst.0.max(of_value), worst.1.max(of_gradient));
+            }
+            worst
+        };
+        let (single, double) = (worst(DType::F32), worst(DType::F64));
+        println!(
+            "| `{name}` | {:.0e} | {:.0e} | {:.0e} | {:.0e} |",
+            single.0, single.1, double.0, double.1
+        );
+        // −ln of an index near 0 is as ill-conditioned as the index is small.
+        if !name.starts_with("exponential-log") {
+            assert!(single.0 <= 1e-6 && single.1 <= 2e-6, "{name}: {single:?}");
+            assert!(double.0 <= 1e-12 && double.1 <= 1e-12, "{name}: {double:?}");
+        }
     }
 }

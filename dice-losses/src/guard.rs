@@ -94,6 +94,9 @@ pub(crate) fn linear(x: &Tensor, value: &Tensor, slope: &Tensor) -> Result<Tenso
 /// `a / b` for sums `a`, `b ≥ 0` that may both be zero, or so small that the `b²` of the quotient's derivative would
 /// underflow: then 0.
 pub(crate) fn ratio(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if is_known(b, |b| b > 1e-100)? {
+        return a / b;
+    }
     let smallest = if b.dtype() == DType::F64 {
         1e-290
     } else {
@@ -105,4 +108,14 @@ pub(crate) fn ratio(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     // is an ordinary number.
     let scale = (at.maximum(smallest)?.recip()? * &present)?;
     (a * &scale)? / ((b * &scale)? + present.affine(-1.0, 1.0)?)?
+}
+
+/// Whether something is known of all numbers of a small tensor. On the CPU they are looked at, which is cheaper than
+/// the operations that make ready for the exception; elsewhere it would stall the device, and nothing is known.
+pub(crate) fn is_known(x: &Tensor, f: impl Fn(f64) -> bool) -> Result<bool> {
+    if !x.device().is_cpu() {
+        return Ok(false);
+    }
+    let numbers = x.detach().to_dtype(DType::F64)?.flatten_all()?;
+    Ok(numbers.to_vec1::<f64>()?.into_iter().all(f))
 }

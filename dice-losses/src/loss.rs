@@ -83,7 +83,7 @@ pub trait Loss: Send + Sync {
     fn value_and_grad(&self, prediction: &Prediction, target: &Target) -> Result<(Tensor, Tensor)> {
         let request = requested(self, prediction)?;
         let (loss, gradient) =
-            fused::value_and_grad(prediction, target, &request, |sums| self.of_sums(sums))?;
+            fused::value_and_grad(prediction, target, &request, &|sums| self.of_sums(sums))?;
         Ok((loss.to_dtype(output_dtype(prediction))?, gradient))
     }
 }

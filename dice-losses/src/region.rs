@@ -184,8 +184,8 @@ impl<I: RegionIndex> RegionLoss<I> {
         self.reduce(stats, None)
     }
 
-    /// The losses `[N, C']`, and which of them count, 1 or 0.
-    fn regions(&self, stats: &RegionStats) -> Result<(Tensor, Tensor)> {
+    /// The losses `[N, C']`, and which of them count, 1 or 0, if not all do.
+    fn regions(&self, stats: &RegionStats) -> Result<(Tensor, Option<Tensor>)> {
         let (channels, activation) = (stats.tp.dim(1)?, stats.activation);
         let chosen = Chosen {
             classes: self.classes.of(channels, activation)?,
@@ -212,22 +212,22 @@ impl<I: RegionIndex> RegionLoss<I> {
                 expected[0]
             ),
         };
-        let empty = stats.volume.eq(0f64)?;
-        let present = empty.eq(0u8)?.to_dtype(loss.dtype())?;
-        let (loss, counts) = match self.empty {
-            EmptyRegion::Ratio => (loss, present.ones_like()?),
-            EmptyRegion::Zero => (
-                empty.where_cond(&loss.zeros_like()?, &loss)?,
-                present.ones_like()?,
-            ),
-            EmptyRegion::One => (
-                empty.where_cond(&loss.ones_like()?, &loss)?,
-                present.ones_like()?,
-            ),
-            EmptyRegion::Skip => (empty.where_cond(&loss.zeros_like()?, &loss)?, present),
-            EmptyRegion::Penalty => {
-                let penalty = guard::ratio(&stats.predicted, &stats.pixels)?;
-                (empty.where_cond(&penalty, &loss)?, present.ones_like()?)
+        let (loss, counts) = if guard::is_known(&stats.volume, |volume| volume != 0.0)? {
+            (loss, None)
+        } else {
+            let empty = stats.volume.eq(0f64)?;
+            let cost = |cost: &Tensor| empty.where_cond(cost, &loss);
+            match self.empty {
+                EmptyRegion::Ratio => (loss, None),
+                EmptyRegion::Zero => (cost(&loss.zeros_like()?)?, None),
+                EmptyRegion::One => (cost(&loss.ones_like()?)?, None),
+                EmptyRegion::Skip => {
+                    let present = empty.eq(0u8)?.to_dtype(loss.dtype())?;
+                    (cost(&loss.zeros_like()?)?, Some(present))
+                }
+                EmptyRegion::Penalty => {
+                    (cost(&guard::ratio(&stats.predicted, &stats.pixels)?)?, None)
+                }
             }
         };
         let loss = self.outer.of(&loss, &chosen)?;
@@ -246,10 +246,11 @@ impl<I: RegionIndex> RegionLoss<I> {
 
     fn reduce(&self, stats: &RegionStats, sample_weights: Option<&Tensor>) -> Result<Tensor> {
         let (loss, counts) = self.regions(stats)?;
-        let (sum, classes) = (loss.sum(1)?, counts.sum(1)?);
-        let items = match self.class_reduction {
-            ClassReduction::Sum => sum,
-            ClassReduction::Mean => guard::ratio(&sum, &classes)?,
+        let classes = counts.map(|counts| counts.sum(1)).transpose()?;
+        let items = match (self.class_reduction, &classes) {
+            (ClassReduction::Sum, _) => loss.sum(1)?,
+            (ClassReduction::Mean, None) => loss.mean(1)?,
+            (ClassReduction::Mean, Some(classes)) => guard::ratio(&loss.sum(1)?, classes)?,
         };
         let items = match (sample_weights, self.region) {
             (None, _) => items,
@@ -259,11 +260,12 @@ impl<I: RegionIndex> RegionLoss<I> {
                  weigh the items' pixels with Target::pixel_weights instead"
             ),
         };
-        match self.reduction {
-            Reduction::None => Ok(items),
-            Reduction::Sum => items.sum_all(),
+        match (self.reduction, classes) {
+            (Reduction::None, _) => Ok(items),
+            (Reduction::Sum, _) => items.sum_all(),
+            (Reduction::Mean, None) => items.mean_all(),
             // An item of which every region was skipped is no item.
-            Reduction::Mean => guard::ratio(
+            (Reduction::Mean, Some(classes)) => guard::ratio(
                 &items.sum_all()?,
                 &classes.ne(0f64)?.to_dtype(items.dtype())?.sum_all()?,
             ),

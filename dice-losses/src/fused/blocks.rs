@@ -315,12 +315,12 @@ impl<R: Real> Block<'_, R> {
         })
     }
 
-    /// The weights of the pixels from `at` on.
+    /// The weights of the pixels from `at` on; 1 if they are not `WEIGHTED`.
     #[inline(always)]
-    pub(super) fn weight_at<L: Lanes<Real = R>>(&self, at: usize) -> L {
+    pub(super) fn weight_at<L: Lanes<Real = R>, const WEIGHTED: bool>(&self, at: usize) -> L {
         match self.weights {
-            Some(weights) => L::load(&weights[at..]),
-            None => L::one(),
+            Some(weights) if WEIGHTED => L::load(&weights[at..]),
+            _ => L::one(),
         }
     }
 }

@@ -31,6 +31,19 @@ impl<L: Lanes> Sum<L> {
             loss: zero,
         }
     }
+
+    /// Adds a block's sums to its item's rows.
+    #[inline(always)]
+    pub(super) fn finish(&self, pixels: f64, c: usize, rows: &mut Rows) {
+        let tp = self.tp.sum();
+        rows.tp[c] += tp;
+        rows.predicted[c] += tp + self.p_false.sum();
+        rows.fp[c] += self.errors_false.sum();
+        rows.fn_[c] += self.errors_true.sum();
+        rows.volume[c] += self.volume.sum();
+        rows.pixels[c] += pixels;
+        rows.of_class[c] += self.loss.sum();
+    }
 }
 
 /// The pixel seen from the class that is true; `ln e` and `ℓ` only if they are needed.
@@ -98,21 +111,6 @@ pub(super) fn add<L: Lanes, const LOGS: bool, const WEIGHTED: bool>(
         if LOGS {
             sum.loss = sum.loss.add_where(is, loss);
         }
-    }
-}
-
-/// Adds a block's sums to its item's rows.
-#[inline(always)]
-pub(super) fn finish<L: Lanes>(sums: &[Sum<L>], pixels: f64, rows: &mut Rows) {
-    for (c, sum) in sums.iter().enumerate() {
-        let tp = sum.tp.sum();
-        rows.tp[c] += tp;
-        rows.predicted[c] += tp + sum.p_false.sum();
-        rows.fp[c] += sum.errors_false.sum();
-        rows.fn_[c] += sum.errors_true.sum();
-        rows.volume[c] += sum.volume.sum();
-        rows.pixels[c] += pixels;
-        rows.of_class[c] += sum.loss.sum();
     }
 }
 

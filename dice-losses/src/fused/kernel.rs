@@ -73,20 +73,42 @@ impl<'a, R: Real> Pixels<'a, R> {
     /// The logits of every class from `at` on; 0 where a pixel does not count, which must not matter, not even as a
     /// NaN.
     #[inline(always)]
-    fn load<L: Lanes<Real = R>>(&self, at: usize, counts: L::Mask, to: &mut [L]) {
+    fn load<L: Lanes<Real = R>, const WEIGHTED: bool>(&self, at: usize, weight: L, to: &mut [L]) {
         for (c, to) in to.iter_mut().enumerate() {
-            *to = L::select(counts, self.z.load_padded(c, at), L::zero());
+            *to = load::<L, WEIGHTED>(&self.z, c, at, weight);
+        }
+    }
+
+    /// All that a kernel needs of the pixels from `at` on; returns their class numbers.
+    #[inline(always)]
+    fn load_all<L: Lanes<Real = R>, K: Kind<L>, const WEIGHTED: bool>(
+        &self,
+        at: usize,
+        weight: L,
+        classes: &mut Classes<L>,
+    ) -> L {
+        self.load::<L, WEIGHTED>(at, weight, classes.z);
+        if K::SOFT {
+            self.load_truth::<L, WEIGHTED>(at, weight, classes.more);
+            L::zero()
+        } else {
+            L::load(&self.block.labels[at..])
         }
     }
 
     /// The truth of every class.
     #[inline(always)]
-    fn load_truth<L: Lanes<Real = R>>(&self, at: usize, counts: L::Mask, to: &mut [L]) {
+    fn load_truth<L: Lanes<Real = R>, const WEIGHTED: bool>(
+        &self,
+        at: usize,
+        weight: L,
+        to: &mut [L],
+    ) {
         match self.truth {
             Truth::Dense { y, factor, term } => {
+                let (factor, term) = (L::constant(factor), L::constant(term));
                 for (c, to) in to.iter_mut().enumerate() {
-                    let y = L::select(counts, y.load_padded(c, at), L::zero());
-                    *to = y.mul_add(L::constant(factor), L::constant(term));
+                    *to = load::<L, WEIGHTED>(&y, c, at, weight).mul_add(factor, term);
                 }
             }
             Truth::Smoothed { own, other } => {
@@ -101,15 +123,40 @@ impl<'a, R: Real> Pixels<'a, R> {
     }
 }
 
+#[inline(always)]
+fn load<L: Lanes, const WEIGHTED: bool>(
+    planes: &Planes<L::Real>,
+    c: usize,
+    at: usize,
+    weight: L,
+) -> L {
+    if WEIGHTED {
+        let counts = weight.is_above(L::zero());
+        L::select(counts, planes.load_padded(c, at), L::zero())
+    } else {
+        planes.load(c, at)
+    }
+}
+
 /// Room for six numbers of each class.
 #[inline(always)]
 fn split<L>(room: &mut [L]) -> Classes<'_, L> {
-    let count = room.len() / 6;
-    let (z, room) = room.split_at_mut(count);
-    let (p, room) = room.split_at_mut(count);
-    let (q, room) = room.split_at_mut(count);
-    let (ln_p, room) = room.split_at_mut(count);
-    let (ln_q, more) = room.split_at_mut(count);
+    let mut rows = room.chunks_mut(room.len() / 6);
+    let mut row = || rows.next().unwrap_or_default();
+    Classes {
+        z: row(),
+        p: row(),
+        q: row(),
+        ln_p: row(),
+        ln_q: row(),
+        more: row(),
+    }
+}
+
+/// The same in arrays of a known length.
+#[inline(always)]
+fn in_rows<L, const C: usize>(room: &mut [[L; C]; 6]) -> Classes<'_, L> {
+    let [z, p, q, ln_p, ln_q, more] = room;
     Classes {
         z,
         p,
@@ -117,6 +164,124 @@ fn split<L>(room: &mut [L]) -> Classes<'_, L> {
         ln_p,
         ln_q,
         more,
+    }
+}
+
+/// A kernel of pixels whose classes are looked at together: [`Hard`] or [`Soft`] labels.
+///
+/// With `LOGS` logarithms of probabilities are at hand; with `WEIGHTED` a pixel has a weight, or may lie beyond the
+/// last one.
+trait Kind<L: Lanes> {
+    /// Sums of a class.
+    type Sum: Copy;
+    /// Derivatives of the loss in them.
+    type Slope: Copy;
+    /// Whether the classes' truths stand in `classes.more`, rather than a class number in `label`.
+    const SOFT: bool;
+
+    fn zero() -> Self::Sum;
+    fn add<const LOGS: bool, const WEIGHTED: bool>(
+        pixels: &Pixels<L::Real>,
+        classes: &mut Classes<L>,
+        label: L,
+        weight: L,
+        sums: &mut [Self::Sum],
+    );
+    fn finish(sum: &Self::Sum, pixels: f64, c: usize, rows: &mut Rows);
+    fn slope(gradients: &Gradients, terms: &Terms, c: usize) -> Self::Slope;
+    fn slopes<const LOGS: bool>(
+        pixels: &Pixels<L::Real>,
+        classes: &mut Classes<L>,
+        label: L,
+        slopes: &[Self::Slope],
+    );
+}
+
+struct Hard;
+
+impl<L: Lanes> Kind<L> for Hard {
+    type Sum = hard::Sum<L>;
+    type Slope = hard::Slope<L>;
+    const SOFT: bool = false;
+
+    #[inline(always)]
+    fn zero() -> Self::Sum {
+        hard::Sum::zero()
+    }
+
+    #[inline(always)]
+    fn add<const LOGS: bool, const WEIGHTED: bool>(
+        pixels: &Pixels<L::Real>,
+        classes: &mut Classes<L>,
+        label: L,
+        weight: L,
+        sums: &mut [Self::Sum],
+    ) {
+        hard::add::<L, LOGS, WEIGHTED>(classes, label, weight, pixels.terms, sums);
+    }
+
+    #[inline(always)]
+    fn finish(sum: &Self::Sum, pixels: f64, c: usize, rows: &mut Rows) {
+        sum.finish(pixels, c, rows);
+    }
+
+    #[inline(always)]
+    fn slope(gradients: &Gradients, terms: &Terms, c: usize) -> Self::Slope {
+        hard::Slope::new(gradients, terms, c)
+    }
+
+    #[inline(always)]
+    fn slopes<const LOGS: bool>(
+        pixels: &Pixels<L::Real>,
+        classes: &mut Classes<L>,
+        label: L,
+        slopes: &[Self::Slope],
+    ) {
+        hard::slopes::<L, LOGS>(classes, label, pixels.terms, slopes);
+    }
+}
+
+struct Soft;
+
+impl<L: Lanes> Kind<L> for Soft {
+    type Sum = soft::Sum<L>;
+    type Slope = soft::Slope<L>;
+    const SOFT: bool = true;
+
+    #[inline(always)]
+    fn zero() -> Self::Sum {
+        soft::Sum::zero()
+    }
+
+    #[inline(always)]
+    fn add<const LOGS: bool, const WEIGHTED: bool>(
+        pixels: &Pixels<L::Real>,
+        classes: &mut Classes<L>,
+        _: L,
+        weight: L,
+        sums: &mut [Self::Sum],
+    ) {
+        soft::add::<L, LOGS>(classes, pixels.activation, weight, pixels.terms, sums);
+    }
+
+    #[inline(always)]
+    fn finish(sum: &Self::Sum, pixels: f64, c: usize, rows: &mut Rows) {
+        sum.finish(pixels, c, rows);
+    }
+
+    #[inline(always)]
+    fn slope(gradients: &Gradients, terms: &Terms, c: usize) -> Self::Slope {
+        soft::Slope::new(gradients, terms, c)
+    }
+
+    #[inline(always)]
+    fn slopes<const LOGS: bool>(
+        pixels: &Pixels<L::Real>,
+        classes: &mut Classes<L>,
+        _: L,
+        slopes: &[Self::Slope],
+    ) {
+        soft::slopes::<L, LOGS>(classes, pixels.activation, pixels.terms, slopes);
     }
 }
 
@@ -132,17 +297,21 @@ impl<R: Real> Kernel<R> for Forward<'_, '_, R> {
     #[inline(always)]
     fn run<L: Lanes<Real = R>>(self) {
         let Self { pixels, rows } = self;
-        match (pixels.truth, pixels.terms.logs()) {
-            (Truth::Hard, false) if pixels.is_binary() => binary_forward::<L, false>(&pixels, rows),
-            (Truth::Hard, true) if pixels.is_binary() => binary_forward::<L, true>(&pixels, rows),
-            (Truth::Hard, false) => match (pixels.block.weights, pixels.channels) {
-                (None, 3) => hard_forward_of::<L, 3>(&pixels, rows),
-                (None, 4) => hard_forward_of::<L, 4>(&pixels, rows),
-                _ => hard_forward::<L, false>(&pixels, rows),
-            },
-            (Truth::Hard, true) => hard_forward::<L, true>(&pixels, rows),
-            (_, false) => soft_forward::<L, false>(&pixels, rows),
-            (_, true) => soft_forward::<L, true>(&pixels, rows),
+        let (pixels, few) = (&pixels, pixels.block.weights.is_none());
+        match (pixels.truth, pixels.terms.logs(), pixels.channels) {
+            (Truth::Hard, false, _) if pixels.is_binary() => {
+                binary_forward::<L, false>(pixels, rows)
+            }
+            (Truth::Hard, true, _) if pixels.is_binary() => binary_forward::<L, true>(pixels, rows),
+            (Truth::Hard, false, 3) if few => forward_of::<L, Hard, 3>(pixels, rows),
+            (Truth::Hard, false, 4) if few => forward_of::<L, Hard, 4>(pixels, rows),
+            (Truth::Hard, false, _) => forward_any::<L, Hard, false>(pixels, rows),
+            (Truth::Hard, true, _) => forward_any::<L, Hard, true>(pixels, rows),
+            (_, false, 1) if few => forward_of::<L, Soft, 1>(pixels, rows),
+            (_, false, 2) if few => forward_of::<L, Soft, 2>(pixels, rows),
+            (_, false, 4) if few => forward_of::<L, Soft, 4>(pixels, rows),
+            (_, false, _) => forward_any::<L, Soft, false>(pixels, rows),
+            (_, true, _) => forward_any::<L, Soft, true>(pixels, rows),
         }
     }
 }
@@ -156,83 +325,43 @@ fn binary_forward<L: Lanes, const LOGS: bool>(pixels: &Pixels<L::Real>, rows: &m
     }
 }
 
-/// A softmax of a few classes, every pixel counting once: all in registers.
+/// A few classes, every pixel counting once: all in registers.
 #[inline(always)]
-fn hard_forward_of<L: Lanes, const C: usize>(pixels: &Pixels<L::Real>, rows: &mut Rows) {
-    let zero = L::zero();
-    let (mut z, mut p, mut q) = ([zero; C], [zero; C], [zero; C]);
-    let (mut ln_p, mut ln_q, mut more) = ([zero; C], [zero; C], [zero; C]);
-    let mut classes = Classes {
-        z: &mut z,
-        p: &mut p,
-        q: &mut q,
-        ln_p: &mut ln_p,
-        ln_q: &mut ln_q,
-        more: &mut more,
-    };
-    for piece in pixels.block.pieces::<L>() {
-        let mut sums = [hard::Sum::zero(); C];
-        let mut at = piece.start;
-        while at < piece.end {
-            for (c, to) in classes.z.iter_mut().enumerate() {
-                *to = pixels.z.load(c, at);
-            }
-            let label = L::load(&piece.labels[at..]);
-            hard::add::<L, false, false>(&mut classes, label, L::one(), pixels.terms, &mut sums);
-            at += L::COUNT;
-        }
-        hard::finish(&sums, (piece.end - piece.start) as f64, rows);
-    }
+fn forward_of<L: Lanes, K: Kind<L>, const C: usize>(pixels: &Pixels<L::Real>, rows: &mut Rows) {
+    let mut room = [[L::zero(); C]; 6];
+    let mut sums = [K::zero(); C];
+    forward::<L, K, false, false>(pixels, in_rows(&mut room), &mut sums, rows);
+}
+
+/// As many classes as there are.
+#[inline(always)]
+fn forward_any<L: Lanes, K: Kind<L>, const LOGS: bool>(pixels: &Pixels<L::Real>, rows: &mut Rows) {
+    let mut room = vec![L::zero(); 6 * pixels.channels];
+    let mut sums = vec![K::zero(); pixels.channels];
+    forward::<L, K, LOGS, true>(pixels, split(&mut room), &mut sums, rows);
 }
 
 #[inline(always)]
-fn hard_forward<L: Lanes, const LOGS: bool>(pixels: &Pixels<L::Real>, rows: &mut Rows) {
-    let mut room = vec![L::zero(); 6 * pixels.channels];
-    let mut classes = split(&mut room);
-    let mut sums = vec![hard::Sum::zero(); pixels.channels];
+fn forward<L: Lanes, K: Kind<L>, const LOGS: bool, const WEIGHTED: bool>(
+    pixels: &Pixels<L::Real>,
+    mut classes: Classes<L>,
+    sums: &mut [K::Sum],
+    rows: &mut Rows,
+) {
     for piece in pixels.block.pieces::<L>() {
-        sums.fill(hard::Sum::zero());
+        sums.fill(K::zero());
         let mut count = L::zero();
         let mut at = piece.start;
         while at < piece.end {
-            let weight = piece.weight_at::<L>(at);
-            pixels.load(at, weight.is_above(L::zero()), classes.z);
-            let label = L::load(&piece.labels[at..]);
-            hard::add::<L, LOGS, true>(&mut classes, label, weight, pixels.terms, &mut sums);
-            count = count + weight;
-            at += L::COUNT;
-        }
-        hard::finish(&sums, count.sum(), rows);
-    }
-}
-
-#[inline(always)]
-fn soft_forward<L: Lanes, const LOGS: bool>(pixels: &Pixels<L::Real>, rows: &mut Rows) {
-    let mut room = vec![L::zero(); 6 * pixels.channels];
-    let mut classes = split(&mut room);
-    let mut sums = vec![soft::Sum::zero(); pixels.channels];
-    for piece in pixels.block.pieces::<L>() {
-        sums.fill(soft::Sum::zero());
-        let mut count = L::zero();
-        let mut at = piece.start;
-        while at < piece.end {
-            let weight = piece.weight_at::<L>(at);
-            let counts = weight.is_above(L::zero());
-            pixels.load(at, counts, classes.z);
-            pixels.load_truth(at, counts, classes.more);
-            soft::add::<L, LOGS>(
-                &mut classes,
-                pixels.activation,
-                weight,
-                pixels.terms,
-                &mut sums,
-            );
+            let weight = piece.weight_at::<L, WEIGHTED>(at);
+            let label = pixels.load_all::<L, K, WEIGHTED>(at, weight, &mut classes);
+            K::add::<LOGS, WEIGHTED>(pixels, &mut classes, label, weight, sums);
             count = count + weight;
             at += L::COUNT;
         }
         let count = count.sum();
         for (c, sum) in sums.iter().enumerate() {
-            sum.finish(count, c, rows);
+            K::finish(sum, count, c, rows);
         }
     }
 }
@@ -244,6 +373,8 @@ pub(super) struct Backward<'a, 'b, 'c, R> {
     pub(super) out: &'a mut [&'c mut [MaybeUninit<R>]],
 }
 
+type Out<'a, R> = &'a mut [MaybeUninit<R>];
+
 impl<R: Real> Kernel<R> for Backward<'_, '_, '_, R> {
     type Output = ();
 
@@ -251,29 +382,29 @@ impl<R: Real> Kernel<R> for Backward<'_, '_, '_, R> {
     fn run<L: Lanes<Real = R>>(self) {
         let Self {
             pixels,
-            gradients,
+            gradients: g,
             out,
         } = self;
-        match (pixels.truth, pixels.terms.logs()) {
-            (Truth::Hard, false) if pixels.is_binary() => {
-                binary_backward::<L, false>(&pixels, gradients, out);
+        let (pixels, few) = (&pixels, pixels.block.weights.is_none());
+        match (pixels.truth, pixels.terms.logs(), pixels.channels) {
+            (Truth::Hard, false, _) if pixels.is_binary() => {
+                binary_backward::<L, false>(pixels, g, out);
             }
-            (Truth::Hard, true) if pixels.is_binary() => {
-                binary_backward::<L, true>(&pixels, gradients, out);
+            (Truth::Hard, true, _) if pixels.is_binary() => {
+                binary_backward::<L, true>(pixels, g, out);
             }
-            (Truth::Hard, false) => match (pixels.block.weights, pixels.channels) {
-                (None, 3) => hard_backward_of::<L, 3>(&pixels, gradients, out),
-                (None, 4) => hard_backward_of::<L, 4>(&pixels, gradients, out),
-                _ => hard_backward::<L, false>(&pixels, gradients, out),
-            },
-            (Truth::Hard, true) => hard_backward::<L, true>(&pixels, gradients, out),
-            (_, false) => soft_backward::<L, false>(&pixels, gradients, out),
-            (_, true) => soft_backward::<L, true>(&pixels, gradients, out),
+            (Truth::Hard, false, 3) if few => backward_of::<L, Hard, 3>(pixels, g, out),
+            (Truth::Hard, false, 4) if few => backward_of::<L, Hard, 4>(pixels, g, out),
+            (Truth::Hard, false, _) => backward_any::<L, Hard, false>(pixels, g, out),
+            (Truth::Hard, true, _) => backward_any::<L, Hard, true>(pixels, g, out),
+            (_, false, 1) if few => backward_of::<L, Soft, 1>(pixels, g, out),
+            (_, false, 2) if few => backward_of::<L, Soft, 2>(pixels, g, out),
+            (_, false, 4) if few => backward_of::<L, Soft, 4>(pixels, g, out),
+            (_, false, _) => backward_any::<L, Soft, false>(pixels, g, out),
+            (_, true, _) => backward_any::<L, Soft, true>(pixels, g, out),
         }
     }
 }
-
-type Out<'a, R> = &'a mut [MaybeUninit<R>];
 
 #[inline(always)]
 fn binary_backward<L: Lanes, const LOGS: bool>(
@@ -288,93 +419,54 @@ fn binary_backward<L: Lanes, const LOGS: bool>(
     }
 }
 
-/// A softmax of a few classes, every pixel counting once: all in registers.
+/// A few classes, every pixel counting once: all in registers.
 #[inline(always)]
-fn hard_backward_of<L: Lanes, const C: usize>(
+fn backward_of<L: Lanes, K: Kind<L>, const C: usize>(
     pixels: &Pixels<L::Real>,
     gradients: &Gradients,
     out: &mut [Out<L::Real>],
 ) {
-    let zero = L::zero();
-    let (mut z, mut p, mut q) = ([zero; C], [zero; C], [zero; C]);
-    let (mut ln_p, mut ln_q, mut more) = ([zero; C], [zero; C], [zero; C]);
-    let mut classes = Classes {
-        z: &mut z,
-        p: &mut p,
-        q: &mut q,
-        ln_p: &mut ln_p,
-        ln_q: &mut ln_q,
-        more: &mut more,
-    };
-    let mut slopes = [hard::Slope::<L>::new(gradients, pixels.terms, 0); C];
+    let mut room = [[L::zero(); C]; 6];
+    let mut slopes = [K::slope(gradients, pixels.terms, 0); C];
     for (c, slope) in slopes.iter_mut().enumerate() {
-        *slope = hard::Slope::new(gradients, pixels.terms, c);
+        *slope = K::slope(gradients, pixels.terms, c);
     }
-    let block = pixels.block;
-    let mut at = block.start;
-    while at < block.end {
-        for (c, to) in classes.z.iter_mut().enumerate() {
-            *to = pixels.z.load(c, at);
-        }
-        let label = L::load(&block.labels[at..]);
-        hard::slopes::<L, false>(&mut classes, label, pixels.terms, &slopes);
-        for (z, out) in classes.z.iter().zip(out.iter_mut()) {
-            z.store(&mut out[at..]);
-        }
-        at += L::COUNT;
-    }
+    backward::<L, K, false, false>(pixels, in_rows(&mut room), &slopes, out);
 }
 
+/// As many classes as there are.
 #[inline(always)]
-fn hard_backward<L: Lanes, const LOGS: bool>(
+fn backward_any<L: Lanes, K: Kind<L>, const LOGS: bool>(
     pixels: &Pixels<L::Real>,
     gradients: &Gradients,
     out: &mut [Out<L::Real>],
 ) {
     let mut room = vec![L::zero(); 6 * pixels.channels];
-    let mut classes = split(&mut room);
     let slopes: Vec<_> = (0..pixels.channels)
-        .map(|c| hard::Slope::<L>::new(gradients, pixels.terms, c))
+        .map(|c| K::slope(gradients, pixels.terms, c))
         .collect();
-    let block = pixels.block;
-    let mut at = block.start;
-    while at < block.end {
-        let weight = block.weight_at::<L>(at);
-        pixels.load(at, weight.is_above(L::zero()), classes.z);
-        let label = L::load(&block.labels[at..]);
-        hard::slopes::<L, LOGS>(&mut classes, label, pixels.terms, &slopes);
-        store(classes.z, weight, at, out);
-        at += L::COUNT;
-    }
+    backward::<L, K, LOGS, true>(pixels, split(&mut room), &slopes, out);
 }
 
 #[inline(always)]
-fn soft_backward<L: Lanes, const LOGS: bool>(
+fn backward<L: Lanes, K: Kind<L>, const LOGS: bool, const WEIGHTED: bool>(
     pixels: &Pixels<L::Real>,
-    gradients: &Gradients,
+    mut classes: Classes<L>,
+    slopes: &[K::Slope],
     out: &mut [Out<L::Real>],
 ) {
-    let mut room = vec![L::zero(); 6 * pixels.channels];
-    let mut classes = split(&mut room);
-    let slopes: Vec<_> = (0..pixels.channels)
-        .map(|c| soft::Slope::<L>::new(gradients, pixels.terms, c))
-        .collect();
-    let block = pixels.block;
-    let mut at = block.start;
-    while at < block.end {
-        let weight = block.weight_at::<L>(at);
-        let counts = weight.is_above(L::zero());
-        pixels.load(at, counts, classes.z);
-        pixels.load_truth(at, counts, classes.more);
-        soft::slopes::<L, LOGS>(&mut classes, pixels.activation, pixels.terms, &slopes);
-        store(classes.z, weight, at, out);
+    let mut at = pixels.block.start;
+    while at < pixels.block.end {
+        let weight = pixels.block.weight_at::<L, WEIGHTED>(at);
+        let label = pixels.load_all::<L, K, WEIGHTED>(at, weight, &mut classes);
+        K::slopes::<LOGS>(pixels, &mut classes, label, slopes);
+        for (slope, out) in classes.z.iter().zip(out.iter_mut()) {
+            if WEIGHTED {
+                (*slope * weight).store_padded(&mut out[at..]);
+            } else {
+                slope.store(&mut out[at..]);
+            }
+        }
         at += L::COUNT;
-    }
-}
-
-#[inline(always)]
-fn store<L: Lanes>(slopes: &[L], weight: L, at: usize, out: &mut [Out<L::Real>]) {
-    for (slope, out) in slopes.iter().zip(out) {
-        (*slope * weight).store_padded(&mut out[at..]);
     }
 }

@@ -67,10 +67,16 @@ pub(crate) fn value_and_grad(
     prediction: &Prediction,
     target: &Target,
     request: &Request,
-    of_sums: impl FnOnce(&Sums) -> Result<Tensor>,
+    of_sums: &(dyn Fn(&Sums) -> Result<Tensor> + Sync),
 ) -> Result<(Tensor, Tensor)> {
     if !serves(prediction) {
         return composed_value_and_grad(prediction, target, request, of_sums);
+    }
+    // Once among rayon's threads rather than once a pass: each way there puts threads to sleep and wakes them.
+    if rayon::current_thread_index().is_none()
+        && !pass::is_sequential(prediction.values().elem_count())
+    {
+        return rayon::scope(|_| value_and_grad(prediction, target, request, of_sums));
     }
     let values = prediction.values().detach().contiguous()?;
     let truth = Prepared::new(prediction, target)?;
@@ -120,7 +126,7 @@ fn composed_value_and_grad(
     prediction: &Prediction,
     target: &Target,
     request: &Request,
-    of_sums: impl FnOnce(&Sums) -> Result<Tensor>,
+    of_sums: &(dyn Fn(&Sums) -> Result<Tensor> + Sync),
 ) -> Result<(Tensor, Tensor)> {
     let values = Var::from_tensor(&prediction.values().detach().contiguous()?)?;
     let prediction = prediction.with_values(values.as_tensor().clone());

@@ -43,8 +43,10 @@ pub(super) struct Pass<'a, E: Element> {
     pub(super) terms: &'a Terms,
 }
 
-/// Work below this many logits is not worth another thread.
-const SEQUENTIAL: usize = 1 << 15;
+/// Whether so many logits are not worth another thread.
+pub(super) fn is_sequential(logits: usize) -> bool {
+    logits < 1 << 15
+}
 
 impl<E: Element> Pass<'_, E> {
     /// Pixels of a part: few enough parts for their sums to take little room, many enough for threads to share.
@@ -57,7 +59,7 @@ impl<E: Element> Pass<'_, E> {
     }
 
     fn sequential(&self) -> bool {
-        self.items * self.channels * self.pixels < SEQUENTIAL
+        is_sequential(self.items * self.channels * self.pixels)
     }
 
     /// The sums `[ROWS, N, C]`, or nothing if a label is no class.
