@@ -1,4 +1,5 @@
-//! Longer than a reference: which loss to take, what another library's arguments are called here, and recipes.
+//! Longer than a reference: which loss to take, what another library's arguments are called here, recipes, and what is
+//! guaranteed of the numbers.
 
 #[doc = include_str!("../docs/choosing-a-loss.md")]
 pub mod choosing_a_loss {}
@@ -8,3 +9,6 @@ pub mod coming_from {}
 
 #[doc = include_str!("../docs/recipes.md")]
 pub mod recipes {}
+
+#[doc = include_str!("../docs/numerics.md")]
+pub mod numerics {}
