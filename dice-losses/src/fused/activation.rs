@@ -8,6 +8,8 @@ pub(super) struct Probability<L> {
     pub(super) p: L,
     /// `1 − p`.
     pub(super) q: L,
+    /// `p q`, the derivative of a sigmoid.
+    pub(super) p_q: L,
     pub(super) ln_p: L,
     pub(super) ln_q: L,
 }
@@ -22,10 +24,12 @@ pub(super) fn sigmoid<L: Lanes>(u: L, logs: bool) -> Probability<L> {
     let positive = u.is_above(L::zero());
     let p = L::select(positive, large, small);
     let q = L::select(positive, small, large);
+    let p_q = small * large;
     if !logs {
         return Probability {
             p,
             q,
+            p_q,
             ln_p: p,
             ln_q: q,
         };
@@ -35,6 +39,7 @@ pub(super) fn sigmoid<L: Lanes>(u: L, logs: bool) -> Probability<L> {
     Probability {
         p,
         q,
+        p_q,
         ln_p: L::select(positive, ln_large, ln_small),
         ln_q: L::select(positive, ln_small, ln_large),
     }

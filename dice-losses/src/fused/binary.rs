@@ -31,27 +31,22 @@ pub(super) struct LogOdds<'a, R> {
     pub(super) z: Planes<'a, R>,
     /// The channel, 1 of a softmax of two.
     pub(super) channel: usize,
-    pub(super) softmax: bool,
     /// The class number that means yes.
     pub(super) class: usize,
 }
 
 impl<R: Real> LogOdds<'_, R> {
     #[inline(always)]
-    fn at<L: Lanes<Real = R>>(&self, at: usize) -> L {
+    fn at<L: Lanes<Real = R>, const SOFTMAX: bool>(&self, at: usize) -> L {
         let z = self.z.load::<L>(self.channel, at);
-        if self.softmax {
-            z - self.z.load(0, at)
-        } else {
-            z
-        }
+        if SOFTMAX { z - self.z.load(0, at) } else { z }
     }
 
     /// The same where a vector may reach beyond the last pixel.
     #[inline(always)]
-    fn at_padded<L: Lanes<Real = R>>(&self, at: usize) -> L {
+    fn at_padded<L: Lanes<Real = R>, const SOFTMAX: bool>(&self, at: usize) -> L {
         let z = self.z.load_padded::<L>(self.channel, at);
-        if self.softmax {
+        if SOFTMAX {
             z - self.z.load_padded(0, at)
         } else {
             z
@@ -143,16 +138,14 @@ fn focus<L: Lanes>(pixel: Option<&Pixel>, channel: usize, softmax: bool) -> [L; 
 
 /// Adds a block's sums to its item's rows: those of the channel, or of both classes of a softmax.
 #[inline(always)]
-pub(super) fn forward<L: Lanes, const LOGS: bool>(
+pub(super) fn forward<L: Lanes, const LOGS: bool, const SOFTMAX: bool>(
     u: LogOdds<L::Real>,
     block: Block<L::Real>,
     terms: &Terms,
     rows: &mut Rows,
 ) {
-    let LogOdds {
-        channel, softmax, ..
-    } = u;
-    let focus = focus::<L>(terms.pixel.as_ref(), channel, softmax);
+    let channel = u.channel;
+    let focus = focus::<L>(terms.pixel.as_ref(), channel, SOFTMAX);
     let class = L::constant(u.class as f64);
     let mut sums = Sums::<L>::new();
     let mut at = block.start;
@@ -160,7 +153,7 @@ pub(super) fn forward<L: Lanes, const LOGS: bool>(
         None => {
             while at < block.end {
                 let y = L::load(&block.labels[at..]).equals(class);
-                sums.add::<LOGS>(u.at(at), y, None, terms, focus);
+                sums.add::<LOGS>(u.at::<L, SOFTMAX>(at), y, None, terms, focus);
                 at += L::COUNT;
             }
         }
@@ -170,7 +163,7 @@ pub(super) fn forward<L: Lanes, const LOGS: bool>(
                 let weight = L::load(&weights[at..]);
                 // A pixel that does not count must not matter, not even a NaN.
                 let counts = weight.is_above(L::zero());
-                let u = L::select(counts, u.at_padded(at), L::zero());
+                let u = L::select(counts, u.at_padded::<L, SOFTMAX>(at), L::zero());
                 sums.add::<LOGS>(u, y, Some(weight), terms, focus);
                 at += L::COUNT;
             }
@@ -188,7 +181,7 @@ pub(super) fn forward<L: Lanes, const LOGS: bool>(
     rows.volume[channel] += pixels_true;
     rows.pixels[channel] += pixels;
     rows.of_class[channel] += loss_true;
-    if softmax {
+    if SOFTMAX {
         rows.tp[0] += q_false;
         rows.predicted[0] += q_true + q_false;
         rows.fp[0] += errors_true;
@@ -247,7 +240,7 @@ impl<L: Lanes> Slopes<L> {
         let mut slope = L::zero();
         if let Some(Errors { power, .. }) = &terms.errors {
             let error = miss.r * power.value::<L, LOGS>(miss.e, miss.ln_e);
-            slope = (s.p * s.q).mul_add(of(&self.overlap), error * of(&self.error));
+            slope = s.p_q.mul_add(of(&self.overlap), error * of(&self.error));
         }
         if let Some(pixel) = terms.pixel.as_ref().filter(|_| LOGS) {
             slope = pixel.slope(&miss).mul_add(of(&self.loss), slope);
@@ -258,7 +251,7 @@ impl<L: Lanes> Slopes<L> {
 
 /// The derivative of the loss in the logits of a block's pixels, to the channel's plane, or both of a softmax.
 #[inline(always)]
-pub(super) fn backward<L: Lanes, const LOGS: bool>(
+pub(super) fn backward<L: Lanes, const LOGS: bool, const SOFTMAX: bool>(
     u: LogOdds<L::Real>,
     block: Block<L::Real>,
     terms: &Terms,
@@ -271,9 +264,9 @@ pub(super) fn backward<L: Lanes, const LOGS: bool>(
         None => {
             while at < block.end {
                 let y = L::load(&block.labels[at..]).equals(class);
-                let slope = slopes.of::<LOGS>(u.at(at), y, terms);
+                let slope = slopes.of::<LOGS>(u.at::<L, SOFTMAX>(at), y, terms);
                 slope.store(&mut out[u.channel][at..]);
-                if u.softmax {
+                if SOFTMAX {
                     (-slope).store(&mut out[0][at..]);
                 }
                 at += L::COUNT;
@@ -284,10 +277,10 @@ pub(super) fn backward<L: Lanes, const LOGS: bool>(
                 let y = L::load(&block.labels[at..]).equals(class);
                 let weight = L::load(&weights[at..]);
                 let counts = weight.is_above(L::zero());
-                let log_odds = L::select(counts, u.at_padded(at), L::zero());
+                let log_odds = L::select(counts, u.at_padded::<L, SOFTMAX>(at), L::zero());
                 let slope = slopes.of::<LOGS>(log_odds, y, terms) * weight;
                 slope.store_padded(&mut out[u.channel][at..]);
-                if u.softmax {
+                if SOFTMAX {
                     (-slope).store_padded(&mut out[0][at..]);
                 }
                 at += L::COUNT;

@@ -1,6 +1,6 @@
 //! A block of pixels, forward and backward: which kernel serves it.
 
-use std::{mem::MaybeUninit, ops::Range};
+use std::mem::MaybeUninit;
 
 use super::{
     activation::Classes,
@@ -47,20 +47,11 @@ impl<'a, R: Real> Pixels<'a, R> {
         self.activation == Activation::Sigmoid || self.channels == 2
     }
 
-    /// The channels that are questions of their own: all of a sigmoid, the second of a softmax of two.
-    fn questions(&self) -> Range<usize> {
-        match self.activation {
-            Activation::Sigmoid => 0..self.channels,
-            Activation::Softmax => 1..2,
-        }
-    }
-
     /// The question that a channel answers.
     fn log_odds(&self, channel: usize) -> LogOdds<'a, R> {
         LogOdds {
             z: self.z,
             channel,
-            softmax: self.activation == Activation::Softmax,
             class: self.class(channel),
         }
     }
@@ -318,9 +309,14 @@ impl<R: Real> Kernel<R> for Forward<'_, '_, R> {
 
 #[inline(always)]
 fn binary_forward<L: Lanes, const LOGS: bool>(pixels: &Pixels<L::Real>, rows: &mut Rows) {
-    for channel in pixels.questions() {
-        for piece in pixels.block.pieces::<L>() {
-            binary::forward::<L, LOGS>(pixels.log_odds(channel), piece, pixels.terms, rows);
+    let terms = pixels.terms;
+    for piece in pixels.block.pieces::<L>() {
+        if pixels.activation == Activation::Softmax {
+            binary::forward::<L, LOGS, true>(pixels.log_odds(1), piece, terms, rows);
+        } else {
+            for channel in 0..pixels.channels {
+                binary::forward::<L, LOGS, false>(pixels.log_odds(channel), piece, terms, rows);
+            }
         }
     }
 }
@@ -412,10 +408,21 @@ fn binary_backward<L: Lanes, const LOGS: bool>(
     gradients: &Gradients,
     out: &mut [Out<L::Real>],
 ) {
-    for channel in pixels.questions() {
-        let u = pixels.log_odds(channel);
-        let slopes = Slopes::<L>::new(gradients, pixels.terms, channel, u.softmax);
-        binary::backward::<L, LOGS>(u, pixels.block, pixels.terms, &slopes, out);
+    let (block, terms) = (pixels.block, pixels.terms);
+    if pixels.activation == Activation::Softmax {
+        let slopes = Slopes::<L>::new(gradients, terms, 1, true);
+        binary::backward::<L, LOGS, true>(pixels.log_odds(1), block, terms, &slopes, out);
+    } else {
+        for channel in 0..pixels.channels {
+            let slopes = Slopes::<L>::new(gradients, terms, channel, false);
+            binary::backward::<L, LOGS, false>(
+                pixels.log_odds(channel),
+                block,
+                terms,
+                &slopes,
+                out,
+            );
+        }
     }
 }
 

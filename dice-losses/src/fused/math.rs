@@ -33,17 +33,13 @@ pub(super) fn exp<L: Bits>(x: L) -> L {
     let k = rounded - L::splat(MAGIC);
     let r = k.mul_add(L::splat(-LN_2_HIGH), x);
     let r = k.mul_add(L::splat(-LN_2_LOW), r);
-    let mut polynomial = L::splat(1.987_569_1e-4);
-    for coefficient in [
-        1.398_199_9e-3,
-        8.333_452e-3,
-        4.166_579_6e-2,
-        1.666_666_5e-1,
-        5e-1,
-    ] {
-        polynomial = polynomial.mul_add(r, L::splat(coefficient));
-    }
-    let power = (r * r).mul_add(polynomial, r + L::one()) * rounded.power_of_two();
+    // In pairs (Estrin's scheme): half as long a chain of dependent instructions as Horner's.
+    let of = |high: f32, low: f32| L::splat(high).mul_add(r, L::splat(low));
+    let square = r * r;
+    let polynomial = of(1.987_569_1e-4, 1.398_199_9e-3)
+        .mul_add(square, of(8.333_452e-3, 4.166_579_6e-2))
+        .mul_add(square, of(1.666_666_5e-1, 5e-1));
+    let power = square.mul_add(polynomial, r + L::one()) * rounded.power_of_two();
     L::select(underflows, L::zero(), power)
 }
 
@@ -55,19 +51,15 @@ pub(super) fn ln<L: Bits>(x: L) -> L {
     let (k, m) = x.exponent_and_mantissa();
     let f = m - L::one();
     let square = f * f;
-    let mut polynomial = L::splat(7.037_683_6e-2);
-    for coefficient in [
-        -1.151_461e-1,
-        1.167_699_9e-1,
-        -1.242_014_1e-1,
-        1.424_932_3e-1,
-        -1.666_805_8e-1,
-        2.000_071_5e-1,
-        -2.499_999_4e-1,
-        3.333_333_1e-1,
-    ] {
-        polynomial = polynomial.mul_add(f, L::splat(coefficient));
-    }
+    let of = |high: f32, low: f32| L::splat(high).mul_add(f, L::splat(low));
+    let fourth = square * square;
+    let high =
+        of(7.037_683_6e-2, -1.151_461e-1).mul_add(square, of(1.167_699_9e-1, -1.242_014_1e-1));
+    let low =
+        of(1.424_932_3e-1, -1.666_805_8e-1).mul_add(square, of(2.000_071_5e-1, -2.499_999_4e-1));
+    let polynomial = high
+        .mul_add(fourth, low)
+        .mul_add(f, L::splat(3.333_333_1e-1));
     let tail = (polynomial * f).mul_add(square, k * L::splat(LN_2_LOW));
     let tail = square.mul_add(L::splat(-0.5), tail);
     k.mul_add(L::splat(LN_2_HIGH), f + tail)

@@ -40,6 +40,7 @@ impl<L: Lanes> Class<L> {
             probability: Probability {
                 p: classes.p[c],
                 q: classes.q[c],
+                p_q: classes.p[c] * classes.q[c],
                 ln_p: classes.ln_p[c],
                 ln_q: classes.ln_q[c],
             },
@@ -52,7 +53,9 @@ impl<L: Lanes> Class<L> {
     /// The class as missed where it is true.
     #[inline(always)]
     fn missed(&self) -> Miss<L> {
-        let Probability { p, q, ln_p, ln_q } = self.probability;
+        let Probability {
+            p, q, ln_p, ln_q, ..
+        } = self.probability;
         Miss {
             e: q,
             r: p,
@@ -65,7 +68,9 @@ impl<L: Lanes> Class<L> {
     /// The class as seen where it is not true.
     #[inline(always)]
     fn mistaken(&self) -> Miss<L> {
-        let Probability { p, q, ln_p, ln_q } = self.probability;
+        let Probability {
+            p, q, ln_p, ln_q, ..
+        } = self.probability;
         Miss {
             e: p,
             r: q,
@@ -91,7 +96,9 @@ impl<L: Lanes> Class<L> {
             let under = difference.at_most(L::zero());
             return (over * over, under * under);
         }
-        let Probability { p, q, ln_p, ln_q } = self.probability;
+        let Probability {
+            p, q, ln_p, ln_q, ..
+        } = self.probability;
         let power = errors.power;
         (
             power.value::<L, LOGS>(p, ln_p) * power.of_truth::<L, LOGS>(L::one() - self.y),
@@ -219,7 +226,9 @@ impl<L: Lanes> Slope<L> {
     /// `p dL/dp`, without the losses of the other side of a sigmoid.
     #[inline(always)]
     fn of_p<const LOGS: bool>(&self, class: &Class<L>, terms: &Terms) -> L {
-        let Probability { p, q, ln_p, ln_q } = class.probability;
+        let Probability {
+            p, q, ln_p, ln_q, ..
+        } = class.probability;
         let mut of_p = L::zero();
         if let Some(errors) = &terms.errors {
             let overlap = self.tp.mul_add(class.y, self.predicted);
