@@ -16,6 +16,15 @@ use rayon::ThreadPoolBuilder;
 
 use crate::case::{GAMMAS, assert_all_close, flat, plain_and_plus_plus, scalar};
 
+/// A number of cases: the environment's, or as many as are run without asking.
+fn number(variable: &str, default: u32) -> u32 {
+    std::env::var(variable).map_or(default, |cases| {
+        cases
+            .parse()
+            .unwrap_or_else(|_| panic!("{variable} is a number, found {cases}"))
+    })
+}
+
 /// How a target is given.
 #[derive(Clone, Copy, Debug)]
 enum Given {
@@ -199,7 +208,7 @@ fn assert_near(ours: &(f64, Vec<f64>), exact: &(f64, Vec<f64>), dtype: DType, wh
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: number("PROPTEST_CASES", 150), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn value_and_gradient_are_those_of_f64(drawn in drawn(), gamma in prop::sample::select(&GAMMAS)) {
@@ -318,9 +327,7 @@ fn a_nan_that_counts_is_a_nan_in_the_loss() {
 /// makes a long run of it.
 #[test]
 fn random_corners_are_finite() {
-    let cases: usize = std::env::var("DICE_FINITE_CASES").map_or(20_000, |cases| {
-        cases.parse().expect("DICE_FINITE_CASES is a number")
-    });
+    let cases = number("DICE_FINITE_CASES", 20_000);
     let names: Vec<&str> = dice_losses::zoo::ZOO.iter().map(|row| row.name).collect();
     let rng = &mut ChaCha8Rng::seed_from_u64(20_230_423);
     for case in 0..cases {

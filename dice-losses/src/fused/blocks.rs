@@ -190,7 +190,7 @@ impl<R: Dispatch> Scratch<R> {
             R::dispatch(isa, ReadLabels { map, at, to })
         });
         self.stray |= found.stray;
-        let weighted = weights.is_some() || found.ignored || len % MOST != 0;
+        let weighted = weights.is_some() || found.ignored || !len.is_multiple_of(MOST);
         if weighted {
             match weights {
                 Some(weights) => self.weights[..len].copy_from_slice(&weights[at..at + len]),

@@ -291,7 +291,7 @@ impl<R: Real> Kernel<R> for Forward<'_, '_, R> {
         let (pixels, few) = (&pixels, pixels.block.weights.is_none());
         match (pixels.truth, pixels.terms.logs(), pixels.channels) {
             (Truth::Hard, false, _) if pixels.is_binary() => {
-                binary_forward::<L, false>(pixels, rows)
+                binary_forward::<L, false>(pixels, rows);
             }
             (Truth::Hard, true, _) if pixels.is_binary() => binary_forward::<L, true>(pixels, rows),
             (Truth::Hard, false, 3) if few => forward_of::<L, Hard, 3>(pixels, rows),

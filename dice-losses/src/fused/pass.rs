@@ -77,7 +77,7 @@ impl<E: Element> Pass<'_, E> {
             )
         };
         let strays = if self.sequential() {
-            partial.chunks_mut(width).enumerate().map(run).any(|s| s)
+            partial.chunks_mut(width).enumerate().any(run)
         } else {
             partial
                 .par_chunks_mut(width)

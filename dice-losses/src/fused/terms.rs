@@ -18,10 +18,9 @@ impl Power {
     fn of(modulation: Modulation) -> Self {
         match modulation {
             Modulation::Plain => Self::One,
-            Modulation::SquaredDifference => Self::Two,
             Modulation::Power(0.5) => Self::Half,
             Modulation::Power(1.5) => Self::ThreeHalves,
-            Modulation::Power(2.0) => Self::Two,
+            Modulation::Power(2.0) | Modulation::SquaredDifference => Self::Two,
             Modulation::Power(3.0) => Self::Three,
             Modulation::Power(gamma) => Self::General(gamma),
         }

@@ -3,6 +3,7 @@
 //! A value of these types is only made below [`super::simd`]'s entry points, which are called if the processor has the
 //! instructions. That is the safety of every block here that names no pointer.
 #![allow(unsafe_code)]
+#![allow(clippy::wildcard_imports)] // of instructions, which have long names of their own
 
 use std::{
     arch::x86_64::*,
