@@ -35,6 +35,7 @@ enum Given {
 
 /// A random prediction with its target, drawn from one seed.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools)] // coins that are tossed apart
 struct Drawn {
     shape: Vec<usize>,
     dtype: DType,
