@@ -454,3 +454,173 @@ fn how_far_each_loss_is_from_f64() {
         }
     }
 }
+
+#[track_caller]
+fn refuses(prediction: impl Into<Prediction>, target: impl Into<Target>, sentence: &str) {
+    let error = dice_losses::dice_pp(prediction, target, 2.0).unwrap_err();
+    assert_eq!(error.to_string().lines().next().unwrap(), sentence);
+}
+
+#[test]
+fn what_is_no_truth_is_named_wherever_it_stands() {
+    let logits = Tensor::zeros((1, 2, 9000), DType::F32, &Device::Cpu).unwrap();
+    let mut labels = vec![1i64; 9000];
+    // In the last block, and 0 in its lower half.
+    labels[8999] = 1 << 32;
+    refuses(
+        &logits,
+        &Tensor::from_vec(labels, (1, 9000), &Device::Cpu).unwrap(),
+        "found label 4294967296, expected 0 to 1; if it marks pixels to leave out, \
+         pass it as Target::ignore_label (none is set)",
+    );
+    let mut soft = vec![0.5f32; 2 * 9000];
+    soft[12_000] = 255.0;
+    let soft = Tensor::from_vec(soft, (1, 2, 9000), &Device::Cpu).unwrap();
+    let sentence = "a dense target lies in [0, 1], found 255; divide a map of 0 and 255 by 255, \
+                    pass class numbers as Target::labels";
+    refuses(&logits, &soft, sentence);
+    let composed = RegionStats::composed(
+        &Prediction::logits(&logits),
+        &Target::dense(&soft),
+        Modulation::Plain,
+        Region::Item,
+    );
+    assert_eq!(
+        composed.unwrap_err().to_string().lines().next().unwrap(),
+        sentence
+    );
+    // Where it does not count it is nobody's business.
+    let counts: Vec<u8> = (0..9000).map(|i| u8::from(i != 3000)).collect();
+    let counts = Tensor::from_vec(counts, (1, 9000), &Device::Cpu).unwrap();
+    assert!(dice_losses::dice(&logits, Target::dense(&soft).mask(&counts)).is_ok());
+    refuses(
+        &Tensor::zeros((1, 2, 9000), DType::U8, &Device::Cpu).unwrap(),
+        &logits,
+        "a prediction is of floats, found U8; are prediction and target exchanged?",
+    );
+}
+
+#[test]
+fn a_truth_that_is_1_but_for_rounding_is_1() {
+    let logits = Tensor::new(&[[[0.3f32, -2.0, 1.0]]], &Device::Cpu).unwrap();
+    let truth = |y: f32| Target::dense(&Tensor::new(&[[[y, 0.0, -1e-7]]], &Device::Cpu).unwrap());
+    for gamma in GAMMAS {
+        let value = |y| scalar(&dice_losses::dice_pp(&logits, truth(y), gamma).unwrap());
+        assert_eq!(
+            value(1.000_000_1).to_bits(),
+            value(1.0).to_bits(),
+            "γ = {gamma}"
+        );
+    }
+}
+
+#[test]
+fn a_pixel_term_has_an_exponent_a_channel() {
+    struct Short;
+    impl Loss for Short {
+        fn request(&self, request: &mut dice_losses::Request) -> candle_core::Result<()> {
+            request.pixel(dice_losses::PixelTerm {
+                focus: vec![0.0; request.channels()],
+                other_focus: vec![],
+                log_power: 1.0,
+            })
+        }
+        fn of_sums(&self, _: &dice_losses::Sums) -> candle_core::Result<Tensor> {
+            unreachable!("the request is refused")
+        }
+    }
+    let logits = Tensor::zeros((1, 3, 4), DType::F32, &Device::Cpu).unwrap();
+    let target = Target::dense(&logits);
+    let error = Short
+        .loss(&Prediction::multi_label(&logits), &target)
+        .unwrap_err();
+    assert_eq!(
+        error.to_string().lines().next().unwrap(),
+        "a pixel term has a focal exponent a channel, found 0 for 3 channels; 0 is none"
+    );
+}
+
+#[test]
+fn every_sum_shows_a_nan() {
+    for channels in [1, 2, 4] {
+        let mut logits = vec![0.3f32; channels * 5];
+        logits[2] = f32::NAN;
+        let logits = Tensor::from_vec(logits, (1, channels, 5), &Device::Cpu).unwrap();
+        let soft = Target::dense(&logits.zeros_like().unwrap().affine(1.0, 0.5).unwrap());
+        let hard = Target::labels(&Tensor::ones((1, 5), DType::U8, &Device::Cpu).unwrap());
+        for target in [hard, soft] {
+            for gamma in [0.5, 1.0, 2.0, 4.0] {
+                let prediction = Prediction::logits(&logits);
+                let modulation = Modulation::from_gamma(gamma);
+                let stats =
+                    RegionStats::new(&prediction, &target, modulation, Region::Item).unwrap();
+                for (name, sum) in [
+                    ("fp", &stats.fp),
+                    ("fn", &stats.fn_),
+                    ("predicted", &stats.predicted),
+                ] {
+                    // Class 1 is true everywhere where labels are hard, so it has no false positives.
+                    let sums = flat(sum).unwrap();
+                    let all_hit = matches!((name, sums.last()), ("fp", Some(fp)) if *fp == 0.0);
+                    assert!(
+                        all_hit || sums.iter().any(|x| x.is_nan()),
+                        "{name}, γ = {gamma}: {sums:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Many classes, many items, no pixels, views into larger tensors.
+#[test]
+fn unusual_shapes_are_those_of_f64() {
+    let rng = &mut ChaCha8Rng::seed_from_u64(7);
+    let mut random = |shape: &[usize]| {
+        let count = shape.iter().product();
+        let values: Vec<f32> = (0..count)
+            .map(|_| rng.random::<f32>() * 8.0 - 4.0)
+            .collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    };
+    let labels = |shape: &[usize], classes: u32| {
+        let count: usize = shape.iter().product();
+        let labels: Vec<u32> = (0..count as u32).map(|i| i * 7919 % classes).collect();
+        Tensor::from_vec(labels, shape, &Device::Cpu).unwrap()
+    };
+    let wide = random(&[3, 4, 50, 7]);
+    let view = wide.narrow(0, 1, 2).unwrap().narrow(1, 1, 3).unwrap();
+    let item = wide.narrow(0, 2, 1).unwrap();
+    let label_view = labels(&[3, 1, 50, 7], 3).narrow(0, 1, 2).unwrap();
+    let cases = [
+        ("300 classes", random(&[1, 300, 40]), labels(&[1, 40], 300)),
+        ("2000 items", random(&[2000, 3]), labels(&[2000], 3)),
+        ("no pixels", random(&[2, 3, 0]), labels(&[2, 0], 3)),
+        ("a strided view", view, label_view),
+        (
+            "a view with an offset",
+            item,
+            labels(&[3, 50, 7], 4).narrow(0, 1, 1).unwrap(),
+        ),
+    ];
+    for (what, logits, labels) in cases {
+        for name in plain_and_plus_plus(0.75) {
+            let loss = name.parse::<LossSpec>().unwrap().build();
+            let target = Target::labels(&labels);
+            for dtype in [DType::F32, DType::BF16] {
+                let logits = logits.to_dtype(dtype).unwrap();
+                let exact = Prediction::logits(&logits.to_dtype(DType::F64).unwrap());
+                let exact = composed(loss.as_ref(), &exact, &target);
+                let (value, gradient) = loss
+                    .value_and_grad(&Prediction::logits(&logits), &target)
+                    .unwrap();
+                assert_near(
+                    &(scalar(&value), flat(&gradient).unwrap()),
+                    &exact,
+                    dtype,
+                    &format!("{name}, {what}"),
+                );
+            }
+        }
+    }
+}

@@ -34,12 +34,12 @@ fn region(
     let (p, y) = (field.p()?, &truth.y);
     let q = field.complement().p()?;
     let not_y = y.affine(-1.0, 1.0)?;
-    let modulation = match modulation {
+    let power = match modulation {
         Modulation::SquaredDifference if truth.hard => Modulation::Power(2.0),
         modulation => modulation,
     };
     // For hard labels (p (1 − y))^γ = p^γ (1 − y); for soft ones the power takes the label too, as Eq. 9 has it.
-    let (fp, fn_) = match modulation {
+    let (fp, fn_) = match power {
         Modulation::Plain => ((&p * &not_y)?, (&q * y)?),
         Modulation::Power(gamma) => (
             (field.p_power(gamma)? * not_y.powf(gamma)?)?,
@@ -60,6 +60,7 @@ fn region(
         pixels: sum(y.ones_like()?)?,
         predicted: sum(p)?,
         activation,
+        modulation,
     })
 }
 

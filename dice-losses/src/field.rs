@@ -5,7 +5,7 @@ use candle_core::{D, DType, Device, Result, Tensor, bail};
 use crate::{
     guard,
     prediction::{Activation, Prediction, Scale},
-    target::Truth,
+    target::{SLACK, Truth},
 };
 
 /// For every class and pixel `[N, C, S]` the probability `p` and its complement `q = 1 − p`.
@@ -133,7 +133,7 @@ fn ln_1p(x: &Tensor) -> Result<Tensor> {
 
 /// Log-odds of each class against the rest, `[N, C, S]`: `u_c = z_c − ln Σ_{k≠c} e^{z_k}`.
 fn log_odds(z: &Tensor, activation: Activation) -> Result<Tensor> {
-    let (n, c, s) = z.dims3()?;
+    let (_, c, _) = z.dims3()?;
     match (activation, c) {
         (Activation::Sigmoid, _) => Ok(z.clone()),
         (Activation::Softmax, 2) => {
@@ -141,23 +141,33 @@ fn log_odds(z: &Tensor, activation: Activation) -> Result<Tensor> {
             Tensor::cat(&[&u.neg()?, &u], 1)
         }
         (Activation::Softmax, _) => {
-            let others: Vec<u32> = (0..c as u32)
-                .flat_map(|c1| (0..c as u32).filter(move |&k| k != c1))
+            // The others' sum from those before and those behind: O(C), where a tensor of all pairs would be O(C²).
+            let z: Vec<Tensor> = (0..c).map(|k| z.narrow(1, k, 1)).collect::<Result<_>>()?;
+            let (mut before, mut behind) = (vec![z[0].clone()], vec![z[c - 1].clone()]);
+            for k in 1..c - 1 {
+                before.push(ln_sum_exp(&before[k - 1], &z[k])?);
+                behind.push(ln_sum_exp(&behind[k - 1], &z[c - 1 - k])?);
+            }
+            let odds: Result<Vec<Tensor>> = (0..c)
+                .map(|k| match k {
+                    0 => &z[0] - &behind[c - 2],
+                    k if k == c - 1 => &z[k] - &before[c - 2],
+                    k => &z[k] - ln_sum_exp(&before[k - 1], &behind[c - 2 - k])?,
+                })
                 .collect();
-            let others = Tensor::new(others, z.device())?;
-            let rest = z.index_select(&others, 1)?.reshape((n, c, c - 1, s))?;
-            // Any constant serves as the shift, so it is left out of the graph: Candle gives tied maxima 1 each.
-            let shift = rest.detach().max_keepdim(2)?;
-            let sum = rest.broadcast_sub(&shift)?.exp()?.sum(2)?;
-            z - (sum.log()? + shift.squeeze(2)?)?
+            Tensor::cat(&odds?, 1)
         }
     }
 }
 
+/// `ln(e^a + e^b)`. Any constant serves as the shift, so it is left out of the graph.
+fn ln_sum_exp(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let shift = a.detach().maximum(&b.detach())?;
+    ((a - &shift)?.exp()? + (b - &shift)?.exp()?)?.log()? + shift
+}
+
 /// Logits passed for probabilities are the commonest mistake; read back on the CPU only, as it would stall a device.
 fn check_probabilities(p: &Tensor) -> Result<()> {
-    // A softmax in half precision may exceed 1 by its rounding.
-    const SLACK: f64 = 1e-3;
     if !matches!(p.device(), Device::Cpu) || p.elem_count() == 0 {
         return Ok(());
     }

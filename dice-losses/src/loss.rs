@@ -1,5 +1,7 @@
 //! What every loss can do.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Result, Tensor};
 
 use crate::{
@@ -73,7 +75,8 @@ pub trait Loss: Send + Sync {
     /// The loss and its gradient in the prediction's values, both detached.
     ///
     /// On the CPU this is one pass for the sums and one for the gradient, and the gradient is the only large tensor
-    /// that is made; `Tensor::backward` would add a zero-filled tensor to it. In a training step multiply the gradient
+    /// that is made (of contiguous logits; a mask, weights, or a dense target of another dtype are copied), where
+    /// `Tensor::backward` would add a zero-filled tensor to it. A sum of losses with several γ makes a pass for each. In a training step multiply the gradient
     /// into the logits and call `backward` on the sum, `(logits * gradient)?.sum_all()?.backward()?`. With
     /// [`crate::Reduction::None`] it is the gradient of the losses' sum.
     ///
@@ -88,15 +91,38 @@ pub trait Loss: Send + Sync {
     }
 }
 
-impl<L: Loss + ?Sized> Loss for Box<L> {
-    fn request(&self, request: &mut Request) -> Result<()> {
-        (**self).request(request)
-    }
+/// A loss behind a pointer is that loss, whatever it does in its own way.
+macro_rules! pointer {
+    ($($pointer:ty),*) => {$(
+        impl<L: Loss + ?Sized> Loss for $pointer {
+            fn request(&self, request: &mut Request) -> Result<()> {
+                (**self).request(request)
+            }
 
-    fn of_sums(&self, sums: &Sums) -> Result<Tensor> {
-        (**self).of_sums(sums)
-    }
+            fn of_sums(&self, sums: &Sums) -> Result<Tensor> {
+                (**self).of_sums(sums)
+            }
+
+            fn evaluate(&self, prediction: &Prediction, target: &Target) -> Result<Tensor> {
+                (**self).evaluate(prediction, target)
+            }
+
+            fn evaluate_composed(&self, prediction: &Prediction, target: &Target) -> Result<Tensor> {
+                (**self).evaluate_composed(prediction, target)
+            }
+
+            fn loss(&self, prediction: &Prediction, target: &Target) -> Result<Tensor> {
+                (**self).loss(prediction, target)
+            }
+
+            fn value_and_grad(&self, prediction: &Prediction, target: &Target) -> Result<(Tensor, Tensor)> {
+                (**self).value_and_grad(prediction, target)
+            }
+        }
+    )*};
 }
+
+pointer!(Box<L>, Arc<L>, &L);
 
 fn requested<L: Loss + ?Sized>(loss: &L, prediction: &Prediction) -> Result<Request> {
     let mut request = Request::new(prediction)?;

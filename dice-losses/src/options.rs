@@ -249,7 +249,7 @@ mod tests {
         );
         refuses(
             &zoo::focal(-1.0),
-            "a focal exponent must not be negative, found -1",
+            "a focal exponent is a number, 0 or more, found -1; 0 is plain cross-entropy",
         );
     }
 }

@@ -102,6 +102,12 @@ impl Prediction {
 
     /// `(N, C, S)`: items, channels, and pixels an item.
     pub(crate) fn sizes(&self) -> Result<(usize, usize, usize)> {
+        if !self.values.dtype().is_float() {
+            bail!(
+                "a prediction is of floats, found {:?}; are prediction and target exchanged?",
+                self.values.dtype()
+            );
+        }
         match self.values.dims() {
             [n, c, space @ ..] if *n > 0 && *c > 0 => Ok((*n, *c, space.iter().product())),
             dims => {

@@ -181,6 +181,13 @@ impl<I: RegionIndex> RegionLoss<I> {
     ///
     /// As [`Loss::loss`].
     pub fn of_stats(&self, stats: &RegionStats) -> Result<Tensor> {
+        if stats.modulation != self.modulation {
+            bail!(
+                "the loss is of sums with {:?}, found {:?}; make them with RegionStats::new and that modulation",
+                self.modulation,
+                stats.modulation
+            );
+        }
         self.reduce(stats, None)
     }
 

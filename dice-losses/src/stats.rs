@@ -69,6 +69,7 @@ impl Modulation {
 /// | `predicted` | Σ p |
 /// | `pixels` | number of pixels that count |
 ///
+/// ([`Modulation::SquaredDifference`] has fp = Σ max(p − y, 0)² and fn = Σ max(y − p, 0)².)
 /// With pixel weights every term has the pixel's weight as a factor.
 ///
 /// ```
@@ -99,6 +100,8 @@ pub struct RegionStats {
     pub pixels: Tensor,
     /// How the channels relate to each other: whether there is a background among them.
     pub activation: Activation,
+    /// How the errors were modulated.
+    pub modulation: Modulation,
 }
 
 impl RegionStats {
@@ -158,6 +161,7 @@ impl RegionStats {
             predicted: f(&self.predicted)?,
             pixels: f(&self.pixels)?,
             activation: self.activation,
+            modulation: self.modulation,
         })
     }
 
@@ -193,8 +197,15 @@ impl RegionStats {
     ///
     /// # Errors
     ///
-    /// If the shapes differ or the devices do.
+    /// If the shapes, the devices or the modulations differ.
     pub fn plus(&self, other: &Self) -> Result<Self> {
+        if self.modulation != other.modulation {
+            bail!(
+                "sums add up if they are modulated alike, found {:?} and {:?}",
+                self.modulation,
+                other.modulation
+            );
+        }
         Ok(Self {
             tp: (&self.tp + &other.tp)?,
             fp: (&self.fp + &other.fp)?,
@@ -203,6 +214,7 @@ impl RegionStats {
             predicted: (&self.predicted + &other.predicted)?,
             pixels: (&self.pixels + &other.pixels)?,
             activation: self.activation,
+            modulation: self.modulation,
         })
     }
 

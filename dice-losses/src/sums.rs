@@ -12,6 +12,30 @@ use crate::{
 ///
 /// Losses that ask for the same share it. One pass over the pixels serves one modulation and one pixel term together:
 /// all that a compound of the zoo needs.
+///
+/// ```
+/// use dice_losses::{Loss, Modulation, PixelTerm, Request, Sums, candle_core::{Device, Result, Tensor}};
+/// /// Cross-entropy over the probability mass that is in the right place.
+/// struct PerHit;
+/// fn cross_entropy(channels: usize) -> PixelTerm {
+///     PixelTerm { focus: vec![0.0; channels], other_focus: vec![0.0; channels], log_power: 1.0 }
+/// }
+/// impl Loss for PerHit {
+///     fn request(&self, request: &mut Request) -> Result<()> {
+///         request.region(Modulation::Plain)?;
+///         request.pixel(cross_entropy(request.channels()))
+///     }
+///     fn of_sums(&self, sums: &Sums) -> Result<Tensor> {
+///         let hits = sums.region(Modulation::Plain)?.tp.sum_all()?;
+///         sums.pixel(&cross_entropy(sums.channels()))?.of_class.sum_all()? / hits
+///     }
+/// }
+/// let logits = Tensor::new(&[[[0f64, 0.], [0., 0.]]], &Device::Cpu)?; // p = ½ everywhere
+/// let labels = Tensor::new(&[[0u8, 1]], &Device::Cpu)?;
+/// let loss = PerHit.loss(&(&logits).into(), &(&labels).into())?.to_scalar::<f64>()?;
+/// assert!((loss - 2.0 * 2f64.ln()).abs() < 1e-12); // two pixels' ln 2 over TP = ½ + ½
+/// # Ok::<(), dice_losses::candle_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Request {
     channels: usize,
@@ -59,9 +83,20 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// If an exponent is out of its range.
+    /// If an exponent is out of its range, or there is not one a channel.
     pub fn pixel(&mut self, term: PixelTerm) -> Result<()> {
         term.check()?;
+        let sides = match self.activation {
+            Activation::Softmax => vec![&term.focus],
+            Activation::Sigmoid => vec![&term.focus, &term.other_focus],
+        };
+        if let Some(side) = sides.iter().find(|side| side.len() != self.channels) {
+            bail!(
+                "a pixel term has a focal exponent a channel, found {} for {} channels; 0 is none",
+                side.len(),
+                self.channels
+            );
+        }
         if !self.pixel_terms.contains(&term) {
             self.pixel_terms.push(term);
         }
@@ -70,7 +105,8 @@ impl Request {
 }
 
 /// The pixel loss `q^f (−ln p)^k` of the class that is true at a pixel, `p` being its predicted probability and
-/// `q = 1 − p`.
+/// `q = 1 − p`: cross-entropy at f = 0 and k = 1, focal with f above 0 (Lin et al. 2017), that of the
+/// exponential-logarithmic loss with k below 1 (Wong et al. 2018).
 #[derive(Clone, Debug, PartialEq)]
 pub struct PixelTerm {
     /// Focal exponent `f` of each channel's class; 0 is cross-entropy.
@@ -89,7 +125,9 @@ impl PixelTerm {
             .chain(&self.other_focus)
             .find(|focus| !(**focus >= 0.0 && focus.is_finite()))
         {
-            bail!("a focal exponent must not be negative, found {focus}");
+            bail!(
+                "a focal exponent is a number, 0 or more, found {focus}; 0 is plain cross-entropy"
+            );
         }
         if !(self.log_power > 0.0 && self.log_power.is_finite()) {
             bail!(
@@ -145,7 +183,9 @@ impl Sums {
         match self.regions.iter().find(|(of, _)| *of == modulation) {
             Some((_, stats)) => Ok(stats),
             None => {
-                bail!("the loss uses {modulation:?}, which it did not ask for in Loss::request")
+                bail!(
+                    "the loss uses {modulation:?}, which its request did not ask for; call Request::pixel there"
+                )
             }
         }
     }
@@ -158,7 +198,9 @@ impl Sums {
     pub fn pixel(&self, term: &PixelTerm) -> Result<&PixelSums> {
         match self.pixels.iter().find(|(of, _)| of == term) {
             Some((_, sums)) => Ok(sums),
-            None => bail!("the loss uses {term:?}, which it did not ask for in Loss::request"),
+            None => bail!(
+                "the loss uses {term:?}, which its request did not ask for; call Request::pixel there"
+            ),
         }
     }
 

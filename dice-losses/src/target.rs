@@ -92,7 +92,8 @@ impl Target {
         self
     }
 
-    /// Only pixels where the mask (`[N, …]` or `[N, 1, …]`, any dtype) is not zero count.
+    /// Only pixels where the mask (`[N, …]` or `[N, 1, …]`, any dtype) is not zero count. (Labels under it must still be
+    /// classes, or the ignore label.)
     #[must_use]
     pub fn mask(mut self, mask: &Tensor) -> Self {
         self.mask = Some(mask.detach());
@@ -254,6 +255,10 @@ impl Target {
                 .where_cond(&y, &y.zeros_like()?)?,
             None => y,
         };
+        let y = match &self.encoding {
+            Encoding::Labels(_) => y,
+            Encoding::Dense(_) => in_range(&y)?,
+        };
         let smooth = self.smoothing != 0.0;
         Ok(Truth {
             y: if smooth { y.affine(a, b)? } else { y },
@@ -270,12 +275,42 @@ pub(crate) fn a_pixel(tensor: &Tensor, prediction: &Prediction, what: &str) -> R
     let squeezed = [&dims[..1], &dims[2..]].concat();
     let kept = [&dims[..1], &[1], &dims[2..]].concat();
     if tensor.dims() != squeezed && tensor.dims() != kept {
+        let remedy = if tensor.dims() == dims {
+            "; pass one-hot maps as Target::dense"
+        } else {
+            ""
+        };
         bail!(
-            "a {what} for a prediction of shape {dims:?} has shape {squeezed:?} or {kept:?}, found {:?}",
+            "a {what} for a prediction of shape {dims:?} has shape {squeezed:?} or {kept:?}, found {:?}{remedy}",
             tensor.dims()
         );
     }
     tensor.reshape((n, 1, s))
+}
+
+/// How far outside its range a probability or a truth may lie by rounding: a softmax in half precision, a sum of soft
+/// labels.
+pub(crate) const SLACK: f64 = 1e-3;
+
+/// Values in [0, 1], rounding taken off. Read back on the CPU only: elsewhere it would stall the device.
+fn in_range(y: &Tensor) -> Result<Tensor> {
+    if matches!(y.device(), Device::Cpu) && y.elem_count() > 0 {
+        for extreme in [y.min_all()?, y.max_all()?] {
+            let extreme = extreme.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+            if !(-SLACK..=1.0 + SLACK).contains(&extreme) && !extreme.is_nan() {
+                return Err(stray_truth(extreme));
+            }
+        }
+    }
+    y.clamp(0.0, 1.0)
+}
+
+/// The error for a dense truth that is none.
+pub(crate) fn stray_truth(y: f64) -> Error {
+    Error::Msg(format!(
+        "a dense target lies in [0, 1], found {y}; divide a map of 0 and 255 by 255, pass class numbers as Target::labels"
+    ))
+    .bt()
 }
 
 /// A negative or infinite weight is a mistake. Read back on the CPU only: elsewhere it would stall the device.

@@ -412,6 +412,7 @@ impl RegionIndex for TheirSmoothing {
                 predicted: item(&stats.predicted)?,
                 pixels: item(&stats.pixels)?,
                 activation: stats.activation,
+                modulation: stats.modulation,
             };
             let ours = GeneralisedDice {
                 weighting: self.weighting,

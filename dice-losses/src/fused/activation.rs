@@ -105,10 +105,12 @@ impl<L: Lanes> Classes<'_, L> {
     }
 }
 
-/// `ln q` of a complement that may have vanished.
+/// `ln q` of a complement that may have vanished: then so far below 0 that no power of it is left. A NaN stays one.
 #[inline(always)]
 pub(super) fn ln_of_complement<L: Lanes>(q: L) -> L {
-    q.at_least(L::splat(L::Real::TINY)).ln()
+    let ln = q.at_least(L::splat(L::Real::TINY)).ln();
+    let vanished = L::select(q.equals(L::zero()), L::constant(-1e4), q);
+    L::select(q.is_above(L::zero()), ln, vanished)
 }
 
 /// For each of two or more classes the sum of `x` over all the others, without subtraction.

@@ -159,10 +159,11 @@ pub(super) fn slopes<L: Lanes, const LOGS: bool>(
         let p = classes.p[c];
         let mut of_p = L::zero();
         if let Some(errors) = &terms.errors {
-            let e = L::select(is, classes.q[c], p);
             let ln_e = L::select(is, miss.ln_e, classes.ln_p[c]);
-            let of_error = errors.power.slope::<L, LOGS>(e, ln_e);
-            of_p = p * of_error.mul_add(of(&slope.error), of(&slope.overlap));
+            let of_error = errors
+                .power
+                .slope_times_p::<L, LOGS>(is, p, classes.q[c], ln_e);
+            of_p = of_error.mul_add(of(&slope.error), p * of(&slope.overlap));
         }
         if let Some(pixel) = terms.pixel.as_ref().filter(|_| LOGS) {
             let of_loss = pixel.slope_over_error(&miss) * slope.loss;

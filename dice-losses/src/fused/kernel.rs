@@ -13,7 +13,7 @@ use super::{
     soft,
     terms::Terms,
 };
-use crate::prediction::Activation;
+use crate::{prediction::Activation, target::SLACK};
 
 /// What is true at the pixels of a block.
 #[derive(Clone, Copy)]
@@ -99,7 +99,8 @@ impl<'a, R: Real> Pixels<'a, R> {
             Truth::Dense { y, factor, term } => {
                 let (factor, term) = (L::constant(factor), L::constant(term));
                 for (c, to) in to.iter_mut().enumerate() {
-                    *to = load::<L, WEIGHTED>(&y, c, at, weight).mul_add(factor, term);
+                    let y = load::<L, WEIGHTED>(&y, c, at, weight);
+                    *to = rounded_into_range(y).mul_add(factor, term);
                 }
             }
             Truth::Smoothed { own, other } => {
@@ -112,6 +113,14 @@ impl<'a, R: Real> Pixels<'a, R> {
             Truth::Hard => {}
         }
     }
+}
+
+/// A truth that is outside [0, 1] by rounding only, brought back into it.
+#[inline(always)]
+fn rounded_into_range<L: Lanes>(y: L) -> L {
+    let inside = y.at_least(L::zero()).at_most(L::one());
+    let is_rounding = L::constant(SLACK).is_above((y - inside).abs());
+    L::select(is_rounding, inside, y)
 }
 
 #[inline(always)]
@@ -178,7 +187,8 @@ trait Kind<L: Lanes> {
         weight: L,
         sums: &mut [Self::Sum],
     );
-    fn finish(sum: &Self::Sum, pixels: f64, c: usize, rows: &mut Rows);
+    /// Adds the sums to their rows; returns whether a truth was none.
+    fn finish(sum: &Self::Sum, pixels: f64, c: usize, rows: &mut Rows) -> bool;
     fn slope(gradients: &Gradients, terms: &Terms, c: usize) -> Self::Slope;
     fn slopes<const LOGS: bool>(
         pixels: &Pixels<L::Real>,
@@ -212,8 +222,9 @@ impl<L: Lanes> Kind<L> for Hard {
     }
 
     #[inline(always)]
-    fn finish(sum: &Self::Sum, pixels: f64, c: usize, rows: &mut Rows) {
+    fn finish(sum: &Self::Sum, pixels: f64, c: usize, rows: &mut Rows) -> bool {
         sum.finish(pixels, c, rows);
+        false
     }
 
     #[inline(always)]
@@ -256,8 +267,8 @@ impl<L: Lanes> Kind<L> for Soft {
     }
 
     #[inline(always)]
-    fn finish(sum: &Self::Sum, pixels: f64, c: usize, rows: &mut Rows) {
-        sum.finish(pixels, c, rows);
+    fn finish(sum: &Self::Sum, pixels: f64, c: usize, rows: &mut Rows) -> bool {
+        sum.finish(pixels, c, rows)
     }
 
     #[inline(always)]
@@ -276,31 +287,31 @@ impl<L: Lanes> Kind<L> for Soft {
     }
 }
 
-/// The sums of a block, added to its item's rows.
+/// The sums of a block, added to its item's rows; returns whether a dense truth is none.
 pub(super) struct Forward<'a, 'b, R> {
     pub(super) pixels: Pixels<'a, R>,
     pub(super) rows: &'a mut Rows<'b>,
 }
 
 impl<R: Real> Kernel<R> for Forward<'_, '_, R> {
-    type Output = ();
+    type Output = bool;
 
     #[inline(always)]
-    fn run<L: Lanes<Real = R>>(self) {
+    fn run<L: Lanes<Real = R>>(self) -> bool {
         let Self { pixels, rows } = self;
-        let (pixels, few) = (&pixels, pixels.block.weights.is_none());
+        let (pixels, unweighted) = (&pixels, pixels.block.weights.is_none());
         match (pixels.truth, pixels.terms.logs(), pixels.channels) {
             (Truth::Hard, false, _) if pixels.is_binary() => {
-                binary_forward::<L, false>(pixels, rows);
+                binary_forward::<L, false>(pixels, rows)
             }
             (Truth::Hard, true, _) if pixels.is_binary() => binary_forward::<L, true>(pixels, rows),
-            (Truth::Hard, false, 3) if few => forward_of::<L, Hard, 3>(pixels, rows),
-            (Truth::Hard, false, 4) if few => forward_of::<L, Hard, 4>(pixels, rows),
+            (Truth::Hard, false, 3) if unweighted => forward_of::<L, Hard, 3>(pixels, rows),
+            (Truth::Hard, false, 4) if unweighted => forward_of::<L, Hard, 4>(pixels, rows),
             (Truth::Hard, false, _) => forward_any::<L, Hard, false>(pixels, rows),
             (Truth::Hard, true, _) => forward_any::<L, Hard, true>(pixels, rows),
-            (_, false, 1) if few => forward_of::<L, Soft, 1>(pixels, rows),
-            (_, false, 2) if few => forward_of::<L, Soft, 2>(pixels, rows),
-            (_, false, 4) if few => forward_of::<L, Soft, 4>(pixels, rows),
+            (_, false, 1) if unweighted => forward_of::<L, Soft, 1>(pixels, rows),
+            (_, false, 2) if unweighted => forward_of::<L, Soft, 2>(pixels, rows),
+            (_, false, 4) if unweighted => forward_of::<L, Soft, 4>(pixels, rows),
             (_, false, _) => forward_any::<L, Soft, false>(pixels, rows),
             (_, true, _) => forward_any::<L, Soft, true>(pixels, rows),
         }
@@ -308,7 +319,7 @@ impl<R: Real> Kernel<R> for Forward<'_, '_, R> {
 }
 
 #[inline(always)]
-fn binary_forward<L: Lanes, const LOGS: bool>(pixels: &Pixels<L::Real>, rows: &mut Rows) {
+fn binary_forward<L: Lanes, const LOGS: bool>(pixels: &Pixels<L::Real>, rows: &mut Rows) -> bool {
     let terms = pixels.terms;
     for piece in pixels.block.pieces::<L>() {
         if pixels.activation == Activation::Softmax {
@@ -319,22 +330,29 @@ fn binary_forward<L: Lanes, const LOGS: bool>(pixels: &Pixels<L::Real>, rows: &m
             }
         }
     }
+    false
 }
 
 /// A few classes, every pixel counting once: all in registers.
 #[inline(always)]
-fn forward_of<L: Lanes, K: Kind<L>, const C: usize>(pixels: &Pixels<L::Real>, rows: &mut Rows) {
+fn forward_of<L: Lanes, K: Kind<L>, const C: usize>(
+    pixels: &Pixels<L::Real>,
+    rows: &mut Rows,
+) -> bool {
     let mut room = [[L::zero(); C]; 6];
     let mut sums = [K::zero(); C];
-    forward::<L, K, false, false>(pixels, in_rows(&mut room), &mut sums, rows);
+    forward::<L, K, false, false>(pixels, in_rows(&mut room), &mut sums, rows)
 }
 
 /// As many classes as there are.
 #[inline(always)]
-fn forward_any<L: Lanes, K: Kind<L>, const LOGS: bool>(pixels: &Pixels<L::Real>, rows: &mut Rows) {
+fn forward_any<L: Lanes, K: Kind<L>, const LOGS: bool>(
+    pixels: &Pixels<L::Real>,
+    rows: &mut Rows,
+) -> bool {
     let mut room = vec![L::zero(); 6 * pixels.channels];
     let mut sums = vec![K::zero(); pixels.channels];
-    forward::<L, K, LOGS, true>(pixels, split(&mut room), &mut sums, rows);
+    forward::<L, K, LOGS, true>(pixels, split(&mut room), &mut sums, rows)
 }
 
 #[inline(always)]
@@ -343,7 +361,8 @@ fn forward<L: Lanes, K: Kind<L>, const LOGS: bool, const WEIGHTED: bool>(
     mut classes: Classes<L>,
     sums: &mut [K::Sum],
     rows: &mut Rows,
-) {
+) -> bool {
+    let mut stray = false;
     for piece in pixels.block.pieces::<L>() {
         sums.fill(K::zero());
         let mut count = L::zero();
@@ -357,9 +376,10 @@ fn forward<L: Lanes, K: Kind<L>, const LOGS: bool, const WEIGHTED: bool>(
         }
         let count = count.sum();
         for (c, sum) in sums.iter().enumerate() {
-            K::finish(sum, count, c, rows);
+            stray |= K::finish(sum, count, c, rows);
         }
     }
+    stray
 }
 
 /// The gradient of a block.
@@ -381,7 +401,7 @@ impl<R: Real> Kernel<R> for Backward<'_, '_, '_, R> {
             gradients: g,
             out,
         } = self;
-        let (pixels, few) = (&pixels, pixels.block.weights.is_none());
+        let (pixels, unweighted) = (&pixels, pixels.block.weights.is_none());
         match (pixels.truth, pixels.terms.logs(), pixels.channels) {
             (Truth::Hard, false, _) if pixels.is_binary() => {
                 binary_backward::<L, false>(pixels, g, out);
@@ -389,13 +409,13 @@ impl<R: Real> Kernel<R> for Backward<'_, '_, '_, R> {
             (Truth::Hard, true, _) if pixels.is_binary() => {
                 binary_backward::<L, true>(pixels, g, out);
             }
-            (Truth::Hard, false, 3) if few => backward_of::<L, Hard, 3>(pixels, g, out),
-            (Truth::Hard, false, 4) if few => backward_of::<L, Hard, 4>(pixels, g, out),
+            (Truth::Hard, false, 3) if unweighted => backward_of::<L, Hard, 3>(pixels, g, out),
+            (Truth::Hard, false, 4) if unweighted => backward_of::<L, Hard, 4>(pixels, g, out),
             (Truth::Hard, false, _) => backward_any::<L, Hard, false>(pixels, g, out),
             (Truth::Hard, true, _) => backward_any::<L, Hard, true>(pixels, g, out),
-            (_, false, 1) if few => backward_of::<L, Soft, 1>(pixels, g, out),
-            (_, false, 2) if few => backward_of::<L, Soft, 2>(pixels, g, out),
-            (_, false, 4) if few => backward_of::<L, Soft, 4>(pixels, g, out),
+            (_, false, 1) if unweighted => backward_of::<L, Soft, 1>(pixels, g, out),
+            (_, false, 2) if unweighted => backward_of::<L, Soft, 2>(pixels, g, out),
+            (_, false, 4) if unweighted => backward_of::<L, Soft, 4>(pixels, g, out),
             (_, false, _) => backward_any::<L, Soft, false>(pixels, g, out),
             (_, true, _) => backward_any::<L, Soft, true>(pixels, g, out),
         }
@@ -434,10 +454,7 @@ fn backward_of<L: Lanes, K: Kind<L>, const C: usize>(
     out: &mut [Out<L::Real>],
 ) {
     let mut room = [[L::zero(); C]; 6];
-    let mut slopes = [K::slope(gradients, pixels.terms, 0); C];
-    for (c, slope) in slopes.iter_mut().enumerate() {
-        *slope = K::slope(gradients, pixels.terms, c);
-    }
+    let slopes: [_; C] = std::array::from_fn(|c| K::slope(gradients, pixels.terms, c));
     backward::<L, K, false, false>(pixels, in_rows(&mut room), &slopes, out);
 }
 

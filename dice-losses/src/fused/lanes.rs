@@ -9,10 +9,15 @@ use std::{
 pub(super) trait Real: Copy + Default + Send + Sync + PartialOrd + 'static {
     /// The smallest number that may stand for a probability where a logarithm or a negative power is taken of it.
     const TINY: Self;
-    /// The smallest number that something is divided by, so that no product with the quotient overflows.
+    /// The smallest number that something is divided by or that a root is divided from.
     const LEAST_DIVISOR: Self;
-    /// The largest exponent of a slope `e^(γ − 1) = exp((γ − 1) ln e)`, so that no product with it overflows.
+    /// The largest exponent of a slope `e^(γ − 1) = exp((γ − 1) ln e)`.
     const STEEPEST: Self;
+    /// The largest derivative of the loss in a sum. Times the steepest slope, and times a few classes, it is a number
+    /// still: infinity times a probability that has vanished would be a NaN.
+    const LARGEST_DERIVATIVE: Self;
+    /// The largest exponent whose exponential is a number.
+    const LARGEST_EXPONENT: Self;
 
     fn from_f64(x: f64) -> Self;
     fn from_i32(x: i32) -> Self;
@@ -21,8 +26,10 @@ pub(super) trait Real: Copy + Default + Send + Sync + PartialOrd + 'static {
 
 impl Real for f32 {
     const TINY: Self = Self::MIN_POSITIVE;
-    const LEAST_DIVISOR: Self = 1e-30;
-    const STEEPEST: Self = 60.0;
+    const LEAST_DIVISOR: Self = 1e-18;
+    const STEEPEST: Self = 41.0;
+    const LARGEST_DERIVATIVE: Self = 1e18;
+    const LARGEST_EXPONENT: Self = 85.0;
 
     #[inline(always)]
     fn from_f64(x: f64) -> Self {
@@ -42,8 +49,10 @@ impl Real for f32 {
 
 impl Real for f64 {
     const TINY: Self = Self::MIN_POSITIVE;
-    const LEAST_DIVISOR: Self = 1e-290;
-    const STEEPEST: Self = 600.0;
+    const LEAST_DIVISOR: Self = 1e-150;
+    const STEEPEST: Self = 345.0;
+    const LARGEST_DERIVATIVE: Self = 1e150;
+    const LARGEST_EXPONENT: Self = 700.0;
 
     #[inline(always)]
     fn from_f64(x: f64) -> Self {
@@ -63,7 +72,8 @@ impl Real for f64 {
 
 /// `COUNT` real numbers, one a pixel.
 ///
-/// A NaN in an operand is a NaN in the result of everything but [`Lanes::select`]'s other side.
+/// Arithmetic and [`Lanes::exp`] keep a NaN; a bound keeps that of `self`; what [`Lanes::select`] and [`Lanes::ln`]
+/// make of one is said there.
 pub(super) trait Lanes:
     Copy
     + Add<Output = Self>
@@ -95,7 +105,7 @@ pub(super) trait Lanes:
     fn abs(self) -> Self;
     fn sqrt(self) -> Self;
     fn exp(self) -> Self;
-    /// The natural logarithm of a positive normal number.
+    /// The natural logarithm of a positive normal number; of anything else (a NaN) nonsense.
     fn ln(self) -> Self;
     fn equals(self, other: Self) -> Self::Mask;
     fn is_above(self, other: Self) -> Self::Mask;
@@ -123,14 +133,11 @@ pub(super) trait Lanes:
         Self::splat(Self::Real::from_f64(x))
     }
 
-    /// A derivative of the loss in a sum. Beyond any number that training could use, one that f32 has no room for is
-    /// cut off: times a vanished probability it would be a NaN.
+    /// A derivative of the loss in a sum, cut off far beyond any that training could use.
     #[inline(always)]
     fn coefficient(x: f64) -> Self {
-        Self::constant(x.clamp(
-            -1.0 / Self::Real::LEAST_DIVISOR.to_f64(),
-            1.0 / Self::Real::LEAST_DIVISOR.to_f64(),
-        ))
+        let largest = Self::Real::LARGEST_DERIVATIVE.to_f64();
+        Self::constant(x.clamp(-largest, largest))
     }
 
     /// `ln(1 + self)` of numbers that are not negative, with every digit where they are small.

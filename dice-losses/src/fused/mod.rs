@@ -40,7 +40,7 @@ use crate::{
     prediction::{Activation, Prediction, Scale},
     stats::{Modulation, RegionStats},
     sums::{PixelSums, PixelTerm, Request, Sums},
-    target::{Encoding, Target, a_pixel, stray_label},
+    target::{Encoding, SLACK, Target, a_pixel, stray_label, stray_truth},
 };
 
 /// The sums that were asked for, differentiable in the prediction.
@@ -183,6 +183,7 @@ impl Part {
                 predicted: predicted.clone(),
                 pixels: pixels.clone(),
                 activation,
+                modulation,
             };
             sums.regions.push((modulation, stats));
         }
@@ -289,24 +290,42 @@ impl Prepared {
     }
 
     fn forward<E: Element>(&self, z: &[E], terms: &Terms) -> Result<Vec<f64>> {
-        self.pass(z, terms, |pass| match pass.forward(InstructionSet::get()) {
-            Some(sums) => Ok(sums),
-            None => Err(self.stray(pass)),
+        self.pass(z, terms, |pass| {
+            match pass.forward(InstructionSet::get()?) {
+                Some(sums) => Ok(sums),
+                None => Err(self.stray(pass)),
+            }
         })
     }
 
     fn backward<E: Element>(&self, z: &[E], terms: &Terms, upstream: &[f64]) -> Result<Vec<E>> {
         self.pass(z, terms, |pass| {
-            Ok(pass.backward(InstructionSet::get(), upstream))
+            Ok(pass.backward(InstructionSet::get()?, upstream))
         })
     }
 
     fn stray<E: Element>(&self, pass: &Pass<E>) -> candle_core::Error {
-        let label = match pass.truth {
-            Truth::Hard(map) | Truth::Smoothed(map, _) => map.labels.stray(map.classes, map.ignore),
-            Truth::Dense(..) => None,
-        };
-        stray_label(label.unwrap_or_default(), pass.channels, self.ignore)
+        match pass.truth {
+            Truth::Hard(map) | Truth::Smoothed(map, _) => {
+                let label = map.labels.stray(map.classes, map.ignore);
+                stray_label(label.unwrap_or_default(), pass.channels, self.ignore)
+            }
+            Truth::Dense(y, _) => {
+                let counts = |at: usize| {
+                    let (item, pixel) =
+                        (at / (pass.channels * pass.pixels), at % pass.pixels.max(1));
+                    pass.weights.is_none_or(|weights| {
+                        WithDType::to_f64(weights[item * pass.pixels + pixel]) > 0.0
+                    })
+                };
+                let outside = y
+                    .iter()
+                    .enumerate()
+                    .map(|(at, y)| (at, WithDType::to_f64(*y)))
+                    .find(|(at, y)| !(-SLACK..=1.0 + SLACK).contains(y) && counts(*at));
+                stray_truth(outside.map_or(f64::NAN, |(_, y)| y))
+            }
+        }
     }
 
     /// The sums `[ROWS, N, C]` of contiguous logits.

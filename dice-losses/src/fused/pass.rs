@@ -62,27 +62,30 @@ impl<E: Element> Pass<'_, E> {
         is_sequential(self.items * self.channels * self.pixels)
     }
 
-    /// The sums `[ROWS, N, C]`, or nothing if a label is no class.
+    /// The sums `[ROWS, N, C]`, or nothing if a label is no class or a dense truth lies outside [0, 1].
     pub(super) fn forward(&self, isa: InstructionSet) -> Option<Vec<f64>> {
         let (part, width) = (self.part(), ROWS * self.channels);
         let parts = self.pixels.div_ceil(part);
         let mut partial = vec![0.0; self.items * parts * width];
-        let run = |(task, sums): (usize, &mut [f64])| {
+        let run = |scratch: &mut Scratch<E::Real>, (task, sums): (usize, &mut [f64])| {
             let start = task % parts * part;
             self.part_forward(
                 isa,
                 task / parts,
                 start..self.pixels.min(start + part),
+                scratch,
                 sums,
             )
         };
         let strays = if self.sequential() {
-            partial.chunks_mut(width).enumerate().any(run)
+            let mut scratch = Scratch::new();
+            let mut tasks = partial.chunks_mut(width).enumerate();
+            tasks.any(|task| run(&mut scratch, task))
         } else {
             partial
                 .par_chunks_mut(width)
                 .enumerate()
-                .map(run)
+                .map_init(Scratch::new, run)
                 .reduce(|| false, |a, b| a | b)
         };
         if strays {
@@ -122,15 +125,19 @@ impl<E: Element> Pass<'_, E> {
                         (item, start, out)
                     })
                 });
-            let run = |(item, start, out)| self.part_backward(isa, item, start, out, upstream);
+            let run = |scratch: &mut Scratch<E::Real>, (item, start, out)| {
+                self.part_backward(isa, item, start, out, upstream, scratch);
+            };
             if self.sequential() {
-                tasks.for_each(run);
+                let mut scratch = Scratch::new();
+                tasks.for_each(|task| run(&mut scratch, task));
             } else {
                 let tasks: Vec<_> = tasks.collect();
-                tasks.into_par_iter().for_each(run);
+                tasks.into_par_iter().for_each_init(Scratch::new, run);
             }
         }
-        // SAFETY: the tasks' planes are all there is, and each writes all of its own.
+        // SAFETY: the tasks' planes are all there is, and a kernel writes a whole plane: vector by vector up to a multiple
+        // of its length, or by `store_padded` up to the last pixel.
         unsafe { gradient.set_len(len) };
         gradient
     }
@@ -182,24 +189,25 @@ impl<E: Element> Pass<'_, E> {
         });
     }
 
-    /// The sums of a part of an item's pixels; returns whether a label is no class.
+    /// The sums of a part of an item's pixels; returns whether a truth is none.
     fn part_forward(
         &self,
         isa: InstructionSet,
         item: usize,
         range: Range<usize>,
+        scratch: &mut Scratch<E::Real>,
         sums: &mut [f64],
     ) -> bool {
         let mut rows = Rows::new(sums);
-        let mut scratch = Scratch::new();
+        let mut stray = false;
         for start in range.clone().step_by(BLOCK) {
             let len = BLOCK.min(range.end - start);
-            self.block(isa, item, start, len, &mut scratch, |pixels| {
+            self.block(isa, item, start, len, scratch, |pixels| {
                 let rows = &mut rows;
-                E::Real::dispatch(isa, kernel::Forward { pixels, rows });
+                stray |= E::Real::dispatch(isa, kernel::Forward { pixels, rows });
             });
         }
-        scratch.stray
+        stray | scratch.stray
     }
 
     /// The gradient of a part of an item's pixels, which begin at `first`.
@@ -210,18 +218,18 @@ impl<E: Element> Pass<'_, E> {
         first: usize,
         mut planes: Vec<&mut [MaybeUninit<E>]>,
         upstream: &[f64],
+        scratch: &mut Scratch<E::Real>,
     ) {
         let upstream = self.upstream_of(item, upstream);
         let gradients = &Gradients::new(&upstream);
         let part = planes.first().map_or(0, |plane| plane.len());
-        let mut scratch = Scratch::new();
         let mut wide = Vec::new();
         for offset in (0..part).step_by(BLOCK) {
             let len = BLOCK.min(part - offset);
             let planes = planes
                 .iter_mut()
                 .map(|plane| &mut plane[offset..offset + len]);
-            self.block(isa, item, first + offset, len, &mut scratch, |pixels| {
+            self.block(isa, item, first + offset, len, scratch, |pixels| {
                 write_planes(planes, len, &mut wide, |out| {
                     let kernel = kernel::Backward {
                         pixels,
@@ -235,7 +243,7 @@ impl<E: Element> Pass<'_, E> {
     }
 }
 
-/// Has `f` write the planes as real numbers, and converts them if their dtype is another.
+/// Has `f`, which writes whole planes, write them as real numbers, and converts them if their dtype is another.
 #[allow(unsafe_code)]
 fn write_planes<'a, E: Element>(
     planes: impl Iterator<Item = &'a mut [MaybeUninit<E>]>,
@@ -252,7 +260,7 @@ fn write_planes<'a, E: Element>(
     f(&mut wide.chunks_mut(len).collect::<Vec<_>>());
     for (plane, wide) in planes.into_iter().zip(wide.chunks(len)) {
         for (to, x) in plane.iter_mut().zip(wide) {
-            // SAFETY: `f` has written all planes.
+            // SAFETY: `f`, which is a kernel, has written whole planes.
             to.write(E::narrow(unsafe { x.assume_init() }));
         }
     }

@@ -2,6 +2,8 @@
 
 use std::sync::OnceLock;
 
+use candle_core::{Result, bail};
+
 use super::lanes::{Lanes, Scalar};
 #[cfg(target_arch = "x86_64")]
 use super::x86::{F32x8, F32x16};
@@ -48,45 +50,50 @@ impl Dispatch for f32 {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 fn avx512<K: Kernel<f32>>(kernel: K) -> K::Output {
     kernel.run::<F32x16>()
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "avx2,fma")]
 fn avx2<K: Kernel<f32>>(kernel: K) -> K::Output {
     kernel.run::<F32x8>()
 }
 
 impl InstructionSet {
-    /// The widest one, or the one that `DICE_LOSSES_SIMD` (`avx512`, `avx2`, `portable`) names if the processor has it.
-    pub(super) fn get() -> Self {
-        static CHOSEN: OnceLock<InstructionSet> = OnceLock::new();
-        *CHOSEN.get_or_init(|| {
-            let asked = std::env::var("DICE_LOSSES_SIMD").unwrap_or_default();
-            let at_most = match asked.as_str() {
-                "portable" => Self::Portable,
-                "avx2" => Self::Avx2,
-                _ => Self::Avx512,
+    /// The widest one, or at most the one that `DICE_LOSSES_SIMD` (`avx512`, `avx2`, `portable`) names.
+    pub(super) fn get() -> Result<Self> {
+        static CHOSEN: OnceLock<std::result::Result<InstructionSet, String>> = OnceLock::new();
+        let chosen = CHOSEN.get_or_init(|| {
+            let at_most = match std::env::var("DICE_LOSSES_SIMD") {
+                Err(_) => Self::Avx512,
+                Ok(asked) => match asked.as_str() {
+                    "avx512" => Self::Avx512,
+                    "avx2" => Self::Avx2,
+                    "portable" => Self::Portable,
+                    _ => return Err(asked),
+                },
             };
-            [Self::Avx512, Self::Avx2, Self::Portable]
+            Ok([Self::Avx512, Self::Avx2, Self::Portable]
                 .into_iter()
                 .skip_while(|isa| *isa != at_most)
                 .find(|isa| isa.is_present())
-                .unwrap_or(Self::Portable)
-        })
+                .unwrap_or(Self::Portable))
+        });
+        match chosen {
+            Ok(isa) => Ok(*isa),
+            Err(asked) => {
+                bail!("the variable DICE_LOSSES_SIMD is avx512, avx2 or portable, found `{asked}`")
+            }
+        }
     }
 
     fn is_present(self) -> bool {
         match self {
             Self::Portable => true,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => {
-                is_x86_feature_detected!("avx2")
-                    && is_x86_feature_detected!("fma")
-                    && is_x86_feature_detected!("f16c")
-            }
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
                 Self::Avx2.is_present()

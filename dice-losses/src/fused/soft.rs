@@ -18,6 +18,8 @@ pub(super) struct Sum<L> {
     volume: L,
     of_class: L,
     of_others: L,
+    /// Truths that lie outside [0, 1].
+    outside: L,
 }
 
 /// One class at some pixels.
@@ -119,11 +121,16 @@ impl<L: Lanes> Sum<L> {
             volume: zero,
             of_class: zero,
             of_others: zero,
+            outside: zero,
         }
     }
 
     #[inline(always)]
     fn add<const LOGS: bool>(&mut self, class: &Class<L>, weight: L, terms: &Terms, others: bool) {
+        let outside = (class.y - L::constant(0.5))
+            .abs()
+            .is_above(L::constant(0.5));
+        self.outside = self.outside.add_where(outside, L::one());
         let y = class.y * weight;
         self.volume = self.volume + y;
         if let Some(errors) = &terms.errors {
@@ -143,9 +150,9 @@ impl<L: Lanes> Sum<L> {
         }
     }
 
-    /// Adds a block's sums to its item's rows.
+    /// Adds a block's sums to its item's rows; returns whether a truth lies outside [0, 1].
     #[inline(always)]
-    pub(super) fn finish(&self, pixels: f64, c: usize, rows: &mut Rows) {
+    pub(super) fn finish(&self, pixels: f64, c: usize, rows: &mut Rows) -> bool {
         rows.tp[c] += self.tp.sum();
         rows.predicted[c] += self.predicted.sum();
         rows.fp[c] += self.fp.sum();
@@ -154,6 +161,7 @@ impl<L: Lanes> Sum<L> {
         rows.pixels[c] += pixels;
         rows.of_class[c] += self.of_class.sum();
         rows.of_others[c] += self.of_others.sum();
+        self.outside.sum() > 0.0
     }
 }
 
@@ -235,15 +243,15 @@ impl<L: Lanes> Slope<L> {
             let of_errors = if errors.squared_difference {
                 let difference = class.difference();
                 let over = difference.is_above(L::zero());
-                difference * L::select(over, self.fp, self.fn_)
+                p * difference * L::select(over, self.fp, self.fn_)
             } else {
                 let power = errors.power;
-                let fp =
-                    power.slope::<L, LOGS>(p, ln_p) * power.of_truth::<L, LOGS>(L::one() - class.y);
-                let fn_ = power.slope::<L, LOGS>(q, ln_q) * power.of_truth::<L, LOGS>(class.y);
+                let not_y = L::one() - class.y;
+                let fp = power.value::<L, LOGS>(p, ln_p) * power.of_truth::<L, LOGS>(not_y);
+                let fn_ = p * power.slope::<L, LOGS>(q, ln_q) * power.of_truth::<L, LOGS>(class.y);
                 self.fp * fp - self.fn_ * fn_
             };
-            of_p = p * (overlap + of_errors);
+            of_p = p.mul_add(overlap, of_errors);
         }
         if let Some(pixel) = terms.pixel.as_ref().filter(|_| LOGS) {
             let slope = pixel.slope_over_error(&class.missed());

@@ -48,10 +48,32 @@ impl Power {
                 .at_most(L::splat(L::Real::STEEPEST))
                 .exp(),
             Self::One | Self::General(_) => L::one(),
-            Self::Half => L::one() / e.at_least(L::splat(L::Real::TINY)).sqrt(),
+            Self::Half => {
+                let least = L::splat(L::Real::LEAST_DIVISOR);
+                L::one() / e.at_least(least * least).sqrt()
+            }
             Self::ThreeHalves => e.sqrt(),
             Self::Two => e,
             Self::Three => e * e,
+        }
+    }
+
+    /// `p` times the slope of the error: `p q^(γ − 1)` where the class is true, elsewhere `p^γ`, which has no pole.
+    #[inline(always)]
+    pub(super) fn slope_times_p<L: Lanes, const LOGS: bool>(
+        self,
+        is: L::Mask,
+        p: L,
+        q: L,
+        ln_e: L,
+    ) -> L {
+        match self {
+            Self::General(gamma) if LOGS => {
+                let exponent = L::select(is, L::constant(gamma - 1.0), L::constant(gamma));
+                let power = (exponent * ln_e).at_most(L::splat(L::Real::STEEPEST)).exp();
+                L::select(is, p, L::one()) * power
+            }
+            _ => p * self.slope::<L, false>(L::select(is, q, p), ln_e),
         }
     }
 
@@ -68,7 +90,9 @@ impl Power {
 /// `x^k`, 0 where `x` is 0.
 #[inline(always)]
 fn power_of<L: Lanes>(x: L, k: f64) -> L {
-    let power = (L::constant(k) * x.at_least(L::splat(L::Real::TINY)).ln()).exp();
+    let power = (L::constant(k) * x.at_least(L::splat(L::Real::TINY)).ln())
+        .at_most(L::splat(L::Real::LARGEST_EXPONENT))
+        .exp();
     // A NaN is not above 0, and stays one.
     L::select(x.is_above(L::zero()), power, x)
 }
@@ -154,7 +178,8 @@ impl Pixel {
     #[inline(always)]
     fn focal_factor<L: Lanes>(&self, miss: &Miss<L>) -> L {
         if self.focal {
-            (miss.focus * miss.ln_e).exp()
+            // Of an infinite logit the logarithm is, and 0 times it would be a NaN.
+            (miss.focus * miss.ln_e.at_least(L::constant(-1e30))).exp()
         } else {
             L::one()
         }

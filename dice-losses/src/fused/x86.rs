@@ -1,7 +1,8 @@
 //! Lanes of x86's vector registers.
 //!
-//! A value of these types is only made below [`super::simd`]'s entry points, which are called if the processor has the
-//! instructions. That is the safety of every block here that names no pointer.
+//! The rule of this module: a value of these types is only made below [`super::simd`]'s entry points, which are called
+//! if the processor has the instructions. That is the safety of every block here that names no pointer; the compiler
+//! does not see it, so nothing else may name the types.
 #![allow(unsafe_code)]
 #![allow(clippy::wildcard_imports)] // of instructions, which have long names of their own
 
