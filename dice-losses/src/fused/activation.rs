@@ -34,7 +34,7 @@ pub(super) fn sigmoid<L: Lanes>(u: L, logs: bool) -> Probability<L> {
             ln_q: q,
         };
     }
-    let ln_large = -e.ln_1p();
+    let ln_large = -e.ln_1p(large);
     let ln_small = ln_large - size;
     Probability {
         p,
@@ -75,19 +75,18 @@ impl<L: Lanes> Classes<'_, L> {
             *p = z.exp();
         }
         sums_of_others(self.p, self.q);
-        let total = self.p[0] + self.q[0];
+        let share = (self.p[0] + self.q[0]).reciprocal();
         if logs {
             // The largest exponential is 1, so the smallest sum of the others is all that exceeds 1.
             let mut excess = self.q[0];
             for q in &self.q[1..] {
                 excess = excess.at_most(*q);
             }
-            let ln_total = excess.ln_1p();
+            let ln_total = excess.ln_1p(share);
             for (ln_p, z) in self.ln_p.iter_mut().zip(&*self.z) {
                 *ln_p = *z - ln_total;
             }
         }
-        let share = total.reciprocal();
         for (p, q) in self.p.iter_mut().zip(&mut *self.q) {
             *p = *p * share;
             *q = *q * share;

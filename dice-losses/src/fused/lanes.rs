@@ -140,12 +140,13 @@ pub(super) trait Lanes:
         Self::constant(x.clamp(-largest, largest))
     }
 
-    /// `ln(1 + self)` of numbers that are not negative, with every digit where they are small.
+    /// `ln(1 + self)` of numbers that are not negative, with every digit where they are small; `reciprocal` is
+    /// `1 / (1 + self)`, which callers have at hand.
     #[inline(always)]
-    fn ln_1p(self) -> Self {
+    fn ln_1p(self, reciprocal: Self) -> Self {
         let sum = Self::one() + self;
         // What the addition has rounded off.
-        sum.ln() + (self - (sum - Self::one())) / sum
+        (self - (sum - Self::one())).mul_add(reciprocal, sum.ln())
     }
 
     /// The first numbers of a slice that may be shorter than `COUNT`, then zeros.
