@@ -62,31 +62,31 @@ fn avx2<K: Kernel<f32>>(kernel: K) -> K::Output {
 }
 
 impl InstructionSet {
-    /// The widest one, or at most the one that `DICE_LOSSES_SIMD` (`avx512`, `avx2`, `portable`) names.
+    /// The widest one, or at most the one that `DICE_LOSSES_SIMD` names.
     pub(super) fn get() -> Result<Self> {
-        static CHOSEN: OnceLock<std::result::Result<InstructionSet, String>> = OnceLock::new();
-        let chosen = CHOSEN.get_or_init(|| {
-            let at_most = match std::env::var("DICE_LOSSES_SIMD") {
-                Err(_) => Self::Avx512,
-                Ok(asked) => match asked.as_str() {
-                    "avx512" => Self::Avx512,
-                    "avx2" => Self::Avx2,
-                    "portable" => Self::Portable,
-                    _ => return Err(asked),
-                },
-            };
-            Ok([Self::Avx512, Self::Avx2, Self::Portable]
-                .into_iter()
-                .skip_while(|isa| *isa != at_most)
-                .find(|isa| isa.is_present())
-                .unwrap_or(Self::Portable))
-        });
-        match chosen {
-            Ok(isa) => Ok(*isa),
-            Err(asked) => {
-                bail!("the variable DICE_LOSSES_SIMD is avx512, avx2 or portable, found `{asked}`")
-            }
+        static CHOSEN: OnceLock<Option<InstructionSet>> = OnceLock::new();
+        let asked = || std::env::var("DICE_LOSSES_SIMD").ok();
+        match CHOSEN.get_or_init(|| Self::at_most(asked().as_deref()).ok()) {
+            Some(isa) => Ok(*isa),
+            None => Self::at_most(asked().as_deref()),
         }
+    }
+
+    /// The widest one that the processor has, and that is no wider than the one asked for.
+    fn at_most(asked: Option<&str>) -> Result<Self> {
+        let widest = match asked {
+            None | Some("avx512") => Self::Avx512,
+            Some("avx2") => Self::Avx2,
+            Some("portable") => Self::Portable,
+            Some(other) => {
+                bail!("the variable DICE_LOSSES_SIMD is avx512, avx2 or portable, found `{other}`")
+            }
+        };
+        Ok([Self::Avx512, Self::Avx2, Self::Portable]
+            .into_iter()
+            .skip_while(|isa| *isa != widest)
+            .find(|isa| isa.is_present())
+            .unwrap_or(Self::Portable))
     }
 
     fn is_present(self) -> bool {
@@ -124,4 +124,28 @@ pub(super) fn each_instruction_set() -> impl Iterator<Item = InstructionSet> {
     ]
     .into_iter()
     .filter(|isa| isa.is_present())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_of_instructions_that_is_none_is_refused() {
+        assert_eq!(
+            InstructionSet::at_most(Some("portable")).unwrap(),
+            InstructionSet::Portable
+        );
+        assert_eq!(
+            InstructionSet::at_most(None).unwrap(),
+            InstructionSet::at_most(Some("avx512")).unwrap()
+        );
+        let error = InstructionSet::at_most(Some("sse9"))
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            error.lines().next().unwrap(),
+            "the variable DICE_LOSSES_SIMD is avx512, avx2 or portable, found `sse9`"
+        );
+    }
 }
