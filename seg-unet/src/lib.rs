@@ -23,9 +23,11 @@
 
 mod config;
 mod init;
+mod kernels;
 pub mod ops;
 mod unet;
 mod weights;
 
 pub use config::UNetConfig;
+pub use kernels::simd::InstructionSet;
 pub use unet::UNet;

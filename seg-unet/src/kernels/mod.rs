@@ -1,0 +1,17 @@
+//! The network's operations on the CPU, in blocks of sixteen channels.
+
+#![allow(dead_code)]
+pub(crate) mod conv;
+pub(crate) mod conv_gradient;
+pub(crate) mod filters;
+pub(crate) mod lanes;
+pub(crate) mod maps;
+pub(crate) mod product;
+pub(crate) mod shared;
+pub(crate) mod simd;
+pub(crate) mod source;
+pub(crate) mod winograd;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+#[cfg(test)]
+mod tests;
