@@ -25,9 +25,10 @@ mod config;
 mod init;
 mod kernels;
 pub mod ops;
+mod pass;
 mod unet;
 mod weights;
 
 pub use config::UNetConfig;
 pub use kernels::simd::InstructionSet;
-pub use unet::UNet;
+pub use unet::{Pass, UNet};

@@ -85,11 +85,11 @@ const CHANNELS_FOR_FOUR: usize = 128;
 const TILES_FOR_FOUR: usize = 16;
 
 impl<R: Dispatch> Conv<'_, R> {
-    /// Writes blocks `[C/16, N, H, W]`.
+    /// Writes blocks `[C/16, N, H, W]` of each tensor of `outputs`.
     pub(crate) fn run(
         &self,
         isa: InstructionSet,
-        result: &mut [Block<R>],
+        result: Vec<&mut [Block<R>]>,
     ) -> Vec<PartialMoments<R>> {
         let size = self.source.size;
         let channels: usize = self.source.channels().iter().sum();
@@ -114,23 +114,30 @@ struct Task<'a, R, T> {
     summed: Vec<Span>,
     lanes: Vec<Span>,
     tiling: Tiling,
-    result: Shared<'a, Block<R>>,
+    /// A block of channels each.
+    result: Vec<Shared<'a, Block<R>>>,
     tile: T,
 }
 
 impl<'a, R: Real, T: Tile> Task<'a, R, T> {
     const PRODUCTS: usize = T::N * T::N;
 
-    fn new(conv: Conv<'a, R>, tile: T, result: &'a mut [Block<R>]) -> Self {
+    fn new(conv: Conv<'a, R>, tile: T, result: Vec<&'a mut [Block<R>]>) -> Self {
         let lanes = spans(conv.outputs);
-        assert_eq!(result.len(), lanes.len() * conv.source.size.pixels());
+        let pixels = conv.source.size.pixels();
+        let result: Vec<_> = result
+            .into_iter()
+            .flat_map(|maps| maps.chunks_exact_mut(pixels))
+            .map(Shared::new)
+            .collect();
+        assert_eq!(result.len(), lanes.len());
         Self {
             conv,
             planes: conv.source.planes(),
             summed: conv.source.spans(),
             lanes,
             tiling: Tiling::new::<T>(conv.source.size),
-            result: Shared::new(result),
+            result,
             tile,
         }
     }
@@ -418,17 +425,20 @@ impl<R: Real, T: Tile> Kernel<R> for TransformBack<'_, '_, R, T> {
         let first_image = self.first / tiling.of_image();
         for g in 0..self.group.blocks {
             let block = self.group.first + g;
-            let bias: L = conv.finish.bias.map_or(L::zero(), |bias| {
-                load_up_to(&bias[lanes[block].first..][..lanes[block].count])
-            });
+            let bias = match conv.finish.bias {
+                Some(bias) => load_up_to(&bias[lanes[block].first..][..lanes[block].count]),
+                None => L::zero(),
+            };
             for (at, run) in tiling.runs(self.first, self.count, usize::MAX) {
-                let plane = (block * size.n + run.image) * size.area();
+                let plane = run.image * size.area();
                 let (top, height) = (run.y * T::M, T::M.min(size.h - run.y * T::M));
                 let moments = &mut self.moments[run.image - first_image];
-                let mut sums = moments.sums.get(block).map(|sums| {
-                    let [shift, sum, square] = sums;
-                    [L::load(shift), L::load(sum), L::load(square)]
-                });
+                let mut sums = match moments.sums.get(block) {
+                    Some([shift, sum, square]) => {
+                        Some([L::load(shift), L::load(sum), L::load(square)])
+                    }
+                    None => None,
+                };
                 // The first tile of a part, or of an image.
                 let mut fresh = at == 0 || (run.y, run.x) == (0, 0);
                 for t in 0..run.count {
@@ -450,7 +460,7 @@ impl<R: Real, T: Tile> Kernel<R> for TransformBack<'_, '_, R, T> {
                         let start = plane + (top + i) * size.w + left;
                         #[allow(unsafe_code)]
                         // SAFETY: tasks have tiles or channels of their own, and tiles do not overlap.
-                        let result = unsafe { result.part(start..start + width) };
+                        let result = unsafe { result[block].part(start..start + width) };
                         for (result, y) in result.iter_mut().zip(y) {
                             let y = y + bias;
                             let y = if conv.finish.relu { y.relu() } else { y };
@@ -467,8 +477,8 @@ impl<R: Real, T: Tile> Kernel<R> for TransformBack<'_, '_, R, T> {
                         }
                     }
                 }
-                if let Some(sums) = sums {
-                    moments.sums[block] = sums.map(L::to_block);
+                if let Some([shift, sum, square]) = sums {
+                    moments.sums[block] = [shift.to_block(), sum.to_block(), square.to_block()];
                 }
             }
         }

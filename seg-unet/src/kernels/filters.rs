@@ -18,57 +18,59 @@ pub(crate) enum Way {
     Backward,
 }
 
-/// Where the weights of `[O, I, 3, 3]` lie.
+/// Where the weights of a matrix `[rows][columns][TAPS]` lie.
 #[derive(Clone, Copy)]
 pub(crate) struct Filters<'a, R> {
     pub(crate) weights: &'a [R],
-    pub(crate) inputs: usize,
+    pub(crate) columns: usize,
 }
 
 impl<R: Real> Filters<'_, R> {
-    /// For each channel that is summed over, each tap's weights of the channels in the lanes: `[16][9]`.
+    /// For each column of a span, each tap's weights with the rows in the lanes: `[16][TAPS]`.
     #[inline(always)]
-    fn taps<L: Lanes<Real = R>>(
+    pub(super) fn rows_in_lanes<L: Lanes<Real = R>, const TAPS: usize>(
         &self,
-        way: Way,
-        lanes: Span,
-        summed: Span,
-        taps: &mut [Block<R>; LANES * TAPS],
+        rows: Span,
+        columns: Span,
+        taps: &mut [Block<R>],
     ) {
-        let length = self.inputs * TAPS;
-        match way {
-            Way::Forward => {
-                // A row of weights an output, taps of the inputs one after the other.
-                let count = summed.count * TAPS;
-                for (i, taps) in taps.chunks_exact_mut(LANES).enumerate() {
-                    let mut rows = [L::zero(); LANES];
-                    if i * LANES < count {
-                        for (o, row) in rows.iter_mut().enumerate().take(lanes.count) {
-                            let weights = &self.weights[(lanes.first + o) * length..][..length];
-                            let weights = &weights[summed.first * TAPS..][..count];
-                            *row = load_up_to(&weights[i * LANES..]);
-                        }
-                        L::transpose(&mut rows);
-                    }
-                    for (tap, row) in taps.iter_mut().zip(rows) {
-                        row.store(tap);
-                    }
+        let (length, count) = (self.columns * TAPS, columns.count * TAPS);
+        for (i, taps) in taps[..LANES * TAPS].chunks_exact_mut(LANES).enumerate() {
+            let mut lanes = [L::zero(); LANES];
+            if i * LANES < count {
+                for (r, lanes) in lanes.iter_mut().enumerate().take(rows.count) {
+                    let weights = &self.weights[(rows.first + r) * length..][..length];
+                    let weights = &weights[columns.first * TAPS..][..count];
+                    *lanes = load_up_to(&weights[i * LANES..]);
                 }
+                L::transpose(&mut lanes);
             }
-            Way::Backward => {
-                for (o, taps) in taps.chunks_exact_mut(TAPS).enumerate() {
-                    let mut rows = [L::zero(); LANES];
-                    if o < summed.count {
-                        let weights = &self.weights[(summed.first + o) * length..][..length];
-                        for (i, row) in rows.iter_mut().enumerate().take(lanes.count) {
-                            *row = load_up_to(&weights[(lanes.first + i) * TAPS..][..TAPS]);
-                        }
-                        L::transpose(&mut rows);
-                    }
-                    for (tap, row) in taps.iter_mut().rev().zip(rows) {
-                        row.store(tap);
-                    }
+            for (tap, lanes) in taps.iter_mut().zip(lanes) {
+                lanes.store(tap);
+            }
+        }
+    }
+
+    /// For each row of a span, each tap's weights with the columns in the lanes: `[16][TAPS]`.
+    #[inline(always)]
+    pub(super) fn columns_in_lanes<L: Lanes<Real = R>, const TAPS: usize>(
+        &self,
+        rows: Span,
+        columns: Span,
+        taps: &mut [Block<R>],
+    ) {
+        let length = self.columns * TAPS;
+        for (r, taps) in taps[..LANES * TAPS].chunks_exact_mut(TAPS).enumerate() {
+            let mut lanes = [L::zero(); LANES];
+            if r < rows.count {
+                let weights = &self.weights[(rows.first + r) * length..][..length];
+                for (c, lanes) in lanes.iter_mut().enumerate().take(columns.count) {
+                    *lanes = load_up_to(&weights[(columns.first + c) * TAPS..][..TAPS]);
                 }
+                L::transpose(&mut lanes);
+            }
+            for (tap, lanes) in taps.iter_mut().zip(lanes) {
+                lanes.store(tap);
             }
         }
     }
@@ -86,11 +88,24 @@ impl<R: Real> Filters<'_, R> {
         let mut taps = [Block::<R>::default(); LANES * TAPS];
         for (g, &lanes_of_block) in lanes.iter().enumerate() {
             for (s, &summed) in summed.iter().enumerate() {
-                self.taps::<L>(way, lanes_of_block, summed, &mut taps);
+                match way {
+                    Way::Forward => {
+                        self.rows_in_lanes::<L, TAPS>(lanes_of_block, summed, &mut taps);
+                    }
+                    Way::Backward => {
+                        self.columns_in_lanes::<L, TAPS>(summed, lanes_of_block, &mut taps);
+                        for taps in taps.chunks_exact_mut(TAPS) {
+                            taps.reverse();
+                        }
+                    }
+                }
                 for (c, taps) in taps.chunks_exact(TAPS).enumerate() {
                     let at = (s * LANES + c) * lanes.len() + g;
-                    let tap = |row: usize, column: usize| L::load(&taps[3 * row + column]);
-                    let columns = [0, 1, 2].map(|x| T::filter([0, 1, 2].map(|y| tap(y, x))));
+                    let mut columns = [[L::zero(); 6]; 3];
+                    for (x, column) in columns.iter_mut().enumerate() {
+                        let [a, b, c] = [&taps[x], &taps[3 + x], &taps[6 + x]];
+                        *column = T::filter([L::load(a), L::load(b), L::load(c)]);
+                    }
                     for i in 0..T::N {
                         let row = T::filter([columns[0][i], columns[1][i], columns[2][i]]);
                         for (j, &product) in row.iter().enumerate().take(T::N) {
@@ -127,8 +142,11 @@ pub(crate) fn transform_adjoint<L: Lanes, T: Tile>(
             columns[j] = T::filter_adjoint(products);
         }
         for y in 0..3 {
-            let row = T::filter_adjoint(columns.map(|column| column[y]));
-            taps[3 * y..][..3].copy_from_slice(&row);
+            let mut row = [L::zero(); 6];
+            for (product, column) in row.iter_mut().zip(&columns) {
+                *product = column[y];
+            }
+            taps[3 * y..][..3].copy_from_slice(&T::filter_adjoint(row));
         }
     }
     let count = summed.count * TAPS;

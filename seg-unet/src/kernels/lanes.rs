@@ -99,10 +99,12 @@ pub(crate) trait Lanes:
     /// Runs a part of a kernel as a function of its own, so that it is compiled once and not wherever it is needed.
     fn call<K: Kernel<Self::Real>>(kernel: K) -> K::Output;
 
+    #[inline(always)]
     fn zero() -> Self {
         Self::splat(Self::Real::default())
     }
 
+    #[inline(always)]
     fn to_block(self) -> Block<Self::Real> {
         let mut block = Block::default();
         self.store(&mut block);

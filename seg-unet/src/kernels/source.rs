@@ -134,6 +134,11 @@ pub(crate) const LONGEST_RUN: usize = 14;
 /// Room that [`transform`] needs.
 pub(crate) const COLUMNS: usize = 6 * (4 * LONGEST_RUN + 2);
 
+#[inline(always)]
+fn inside(x: isize, end: usize) -> bool {
+    0 <= x && x < end as isize
+}
+
 /// Bᵀ d B of a run of tiles and one block of channels, zero outside the image; product k of tile t to
 /// `v[k · stride + t]`.
 #[inline(always)]
@@ -146,15 +151,17 @@ pub(crate) fn transform<L: Lanes, T: Tile>(
     stride: usize,
 ) {
     let maps = &planes.maps[run.image * size.area()..][..size.area()];
-    let affine = planes.affine.map(|affine| {
-        let [scale, shift] = &affine[run.image];
-        (L::load(scale), L::load(shift))
-    });
+    let affine = match planes.affine {
+        Some(affine) => {
+            let [scale, shift] = &affine[run.image];
+            Some((L::load(scale), L::load(shift)))
+        }
+        None => None,
+    };
     // Down the columns first, once for tiles that share one.
     let width = run.count * T::M + 2;
     let columns = &mut columns[..T::N * width];
     let (top, left) = ((run.y * T::M) as isize - 1, (run.x * T::M) as isize - 1);
-    let inside = |y: isize, end: usize| (0..end as isize).contains(&y);
     let whole = inside(top, size.h) && inside(top + T::N as isize - 1, size.h);
     for i in 0..width {
         let x = left + i as isize;
@@ -166,7 +173,9 @@ pub(crate) fn transform<L: Lanes, T: Tile>(
                     *d = L::load(&maps[j * size.w]);
                 }
                 if let Some((scale, shift)) = affine {
-                    d = d.map(|d| d.fma(scale, shift));
+                    for d in &mut d {
+                        *d = d.fma(scale, shift);
+                    }
                 }
             } else {
                 for (j, d) in d.iter_mut().enumerate().take(T::N) {
@@ -225,7 +234,8 @@ pub(crate) fn transform_gradient<L: Lanes, T: Tile>(
             *column = T::output_adjoint(y);
         }
         for j in 0..T::N {
-            let row = T::output_adjoint(columns.map(|column| column[j]));
+            let [a, b, c, d] = &columns;
+            let row = T::output_adjoint([a[j], b[j], c[j], d[j]]);
             for (i, product) in row.into_iter().enumerate().take(T::N) {
                 product.store(&mut q[(j * T::N + i) * stride + t * step]);
             }

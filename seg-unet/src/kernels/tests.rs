@@ -43,10 +43,10 @@ fn check<R: Dispatch>(isa: InstructionSet, (n, parts, o, h, w): (usize, &[usize]
     }).collect();
     let source = Source { size, parts: maps.iter().zip(parts).map(|(maps, &channels)| Part { maps, channels, affine: None }).collect() };
     let (k_, b_) = (vec::<R>(&k), vec::<R>(&b));
-    let filters = Filters { weights: &k_, inputs: i };
+    let filters = Filters { weights: &k_, columns: i };
     let mut y = vec![Block([R::default(); 16]); spans(&[o]).len() * size.pixels()];
     let outputs = [o];
-    let moments = Conv { source: &source, filters, way: Way::Forward, outputs: &outputs, finish: Finish { bias: Some(&b_), relu: false, moments: true } }.run(isa, &mut y);
+    let moments = Conv { source: &source, filters, way: Way::Forward, outputs: &outputs, finish: Finish { bias: Some(&b_), relu: false, moments: true } }.run(isa, vec![&mut y]);
     assert_eq!(moments.iter().map(|m| m.count).sum::<usize>(), size.pixels());
     let mut found = vec![R::default(); n * o * h * w];
     from_blocks(isa, &y, o, size, &mut found);
@@ -60,7 +60,7 @@ fn check<R: Dispatch>(isa: InstructionSet, (n, parts, o, h, w): (usize, &[usize]
     let gy_maps = maps_of::<R>(isa, &gy);
     let gsource = Source { size, parts: vec![Part { maps: &gy_maps, channels: o, affine: None }] };
     let mut gx = vec![Block([R::default(); 16]); spans(parts).len() * size.pixels()];
-    Conv { source: &gsource, filters, way: Way::Backward, outputs: parts, finish: Finish { bias: None, relu: false, moments: false } }.run(isa, &mut gx);
+    Conv { source: &gsource, filters, way: Way::Backward, outputs: parts, finish: Finish { bias: None, relu: false, moments: false } }.run(isa, vec![&mut gx]);
     let (mut start, mut at) = (0, 0);
     for &c in parts {
         let len = spans(&[c]).len() * size.pixels();
@@ -107,15 +107,15 @@ fn speed() {
         let affine = vec![[Block([0.5f32; 16]); 2]; i / 16];
         let source = Source { size, parts: vec![Part { maps: &x, channels: i, affine: Some(&affine) }] };
         let gsource = Source { size, parts: vec![Part { maps: &gy, channels: o, affine: None }] };
-        let filters = Filters { weights: &w, inputs: i };
+        let filters = Filters { weights: &w, columns: i };
         let flops = (2 * 9 * i * o * size.pixels()) as f64;
         let mut best = [1e9f64; 3];
         rayon::scope(|_| for _ in 0..10 {
             let t = std::time::Instant::now();
-            Conv { source: &source, filters, way: Way::Forward, outputs: &[o], finish: Finish { bias: Some(&b), relu: true, moments: true } }.run(isa, &mut y);
+            Conv { source: &source, filters, way: Way::Forward, outputs: &[o], finish: Finish { bias: Some(&b), relu: true, moments: true } }.run(isa, vec![&mut y]);
             best[0] = best[0].min(t.elapsed().as_secs_f64());
             let t = std::time::Instant::now();
-            Conv { source: &gsource, filters, way: Way::Backward, outputs: &[i], finish: Finish { bias: None, relu: false, moments: false } }.run(isa, &mut gx);
+            Conv { source: &gsource, filters, way: Way::Backward, outputs: &[i], finish: Finish { bias: None, relu: false, moments: false } }.run(isa, vec![&mut gx]);
             best[1] = best[1].min(t.elapsed().as_secs_f64());
             let t = std::time::Instant::now();
             weight_gradient(isa, &source, &gy, o, &mut gw);

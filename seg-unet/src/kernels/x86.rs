@@ -128,8 +128,8 @@ impl Lanes for Avx512 {
         let mut fours = pairs;
         for q in 0..4 {
             for half in 0..2 {
-                let cast = |x: Self| instruction!(_mm512_castps_pd(x.0));
-                let (a, b) = (cast(pairs[4 * q + half]), cast(pairs[4 * q + 2 + half]));
+                let a = instruction!(_mm512_castps_pd(pairs[4 * q + half].0));
+                let b = instruction!(_mm512_castps_pd(pairs[4 * q + 2 + half].0));
                 let low = instruction!(_mm512_unpacklo_pd(a, b));
                 let high = instruction!(_mm512_unpackhi_pd(a, b));
                 fours[4 * q + 2 * half] = Self(instruction!(_mm512_castpd_ps(low)));
@@ -137,7 +137,8 @@ impl Lanes for Avx512 {
             }
         }
         for c in 0..4 {
-            let [a, b, d, e] = [0, 1, 2, 3].map(|q| fours[4 * q + c].0);
+            let (a, b) = (fours[c].0, fours[4 + c].0);
+            let (d, e) = (fours[8 + c].0, fours[12 + c].0);
             let ab_even = instruction!(_mm512_shuffle_f32x4::<0x88>(a, b));
             let ab_odd = instruction!(_mm512_shuffle_f32x4::<0xdd>(a, b));
             let de_even = instruction!(_mm512_shuffle_f32x4::<0x88>(d, e));
@@ -222,12 +223,7 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn beaten_by(self, other: Self) -> Self::Mask {
-        let half = |a, b| {
-            let not_below = instruction!(_mm256_cmp_ps::<_CMP_NLE_UQ>(b, a));
-            let a_is_number = instruction!(_mm256_cmp_ps::<_CMP_ORD_Q>(a, a));
-            instruction!(_mm256_and_ps(not_below, a_is_number))
-        };
-        (half(self.0, other.0), half(self.1, other.1))
+        (beaten_by(self.0, other.0), beaten_by(self.1, other.1))
     }
 
     #[inline(always)]
@@ -240,10 +236,18 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn transpose(rows: &mut [Self; LANES]) {
-        let left_top = eight_by_eight(std::array::from_fn(|i| rows[i].0));
-        let right_top = eight_by_eight(std::array::from_fn(|i| rows[i].1));
-        let left_bottom = eight_by_eight(std::array::from_fn(|i| rows[8 + i].0));
-        let right_bottom = eight_by_eight(std::array::from_fn(|i| rows[8 + i].1));
+        let zero = instruction!(_mm256_setzero_ps());
+        let mut quarters = [[zero; 8]; 4];
+        for i in 0..8 {
+            quarters[0][i] = rows[i].0;
+            quarters[1][i] = rows[i].1;
+            quarters[2][i] = rows[8 + i].0;
+            quarters[3][i] = rows[8 + i].1;
+        }
+        let left_top = eight_by_eight(quarters[0]);
+        let right_top = eight_by_eight(quarters[1]);
+        let left_bottom = eight_by_eight(quarters[2]);
+        let right_bottom = eight_by_eight(quarters[3]);
         for i in 0..8 {
             rows[i] = Self(left_top[i], left_bottom[i]);
             rows[8 + i] = Self(right_top[i], right_bottom[i]);
@@ -254,6 +258,13 @@ impl Lanes for Avx2 {
         // SAFETY: the processor has the instructions, see the head of this file.
         unsafe { simd::avx2(kernel) }
     }
+}
+
+#[inline(always)]
+fn beaten_by(a: __m256, b: __m256) -> __m256 {
+    let not_below = instruction!(_mm256_cmp_ps::<_CMP_NLE_UQ>(b, a));
+    let a_is_number = instruction!(_mm256_cmp_ps::<_CMP_ORD_Q>(a, a));
+    instruction!(_mm256_and_ps(not_below, a_is_number))
 }
 
 /// The transpose of eight rows of eight.

@@ -11,6 +11,7 @@ mod pool;
 mod storage;
 #[cfg(test)]
 pub(crate) mod testing;
+pub(crate) use storage::{cpu_elements, sum};
 mod unfold;
 mod up;
 

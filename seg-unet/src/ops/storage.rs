@@ -29,8 +29,16 @@ pub(super) fn with_elements<T: WithDType, R>(
     f: impl FnOnce(&[T]) -> Result<R>,
 ) -> Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(storage) => f(elements(storage, layout)?),
+    f(cpu_elements(&storage, layout)?)
+}
+
+/// The elements of a contiguous tensor of the CPU, in order.
+pub(crate) fn cpu_elements<'a, T: WithDType>(
+    storage: &'a Storage,
+    layout: &Layout,
+) -> Result<&'a [T]> {
+    match storage {
+        Storage::Cpu(storage) => elements(storage, layout),
         _ => Err(Error::Msg(
             "a custom operation was given a tensor of another device; expected the CPU's".into(),
         )),
@@ -115,7 +123,7 @@ pub(super) fn sum2<T: WithDType>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> f64
 }
 
 /// Σ f(a), as [`sum2`].
-pub(super) fn sum<T: WithDType>(a: &[T], f: impl Fn(T) -> T) -> f64 {
+pub(crate) fn sum<T: WithDType>(a: &[T], f: impl Fn(T) -> T) -> f64 {
     sum2(a, a, |a, _| f(a))
 }
 
