@@ -1,8 +1,10 @@
-//! What the benchmarks share: their inputs, the loss as a user would compose it, and the copy that nothing can beat.
+//! What the benchmarks share: their inputs, the loss as a user would compose it, the copy that nothing can beat, and
+//! how a comparison's worker takes orders.
 
 mod composed;
 mod copy;
 mod input;
+pub mod orders;
 
 pub use composed::composed;
 pub use copy::LeastTraffic;
