@@ -60,3 +60,33 @@ fn cpu_ms() -> Option<f64> {
 fn cpu_ms() -> Option<f64> {
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{thread::sleep, time::Duration};
+
+    use super::*;
+
+    #[test]
+    fn each_iteration_has_its_times() {
+        let answer = timed(3, || {
+            sleep(Duration::from_millis(2));
+            Ok(())
+        })
+        .unwrap();
+        let numbers = |part: &str| -> Vec<f64> {
+            let words = part.split_whitespace();
+            words.map(|word| word.parse().unwrap()).collect()
+        };
+        let (wall, cpu) = answer.split_once(" cpu ").unwrap_or((&answer, "0 0 0"));
+        let wall = numbers(wall.strip_prefix("ms ").unwrap());
+        assert_eq!((wall.len(), numbers(cpu).len()), (3, 3));
+        assert!(wall.iter().all(|&ms| ms >= 2.0), "{wall:?}");
+    }
+
+    #[test]
+    fn an_iteration_that_fails_ends_the_measurement() {
+        let error = timed(2, || anyhow::bail!("out of ink")).unwrap_err();
+        assert_eq!(error.to_string(), "out of ink");
+    }
+}
