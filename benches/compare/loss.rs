@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! load FOLDER 1x2x512x512      read logits.f32, labels.u8 and one_hot.f32; answers "bytes B", the least to move
-//! time CONTESTANT COUNT        answers "ms" and the time of each iteration
+//! time CONTESTANT COUNT        answers "ms" and the time of each iteration, then "cpu" and its processor time
 //! write CONTESTANT DTYPE FILE  compute in f32 or f64, write the gradient as raw f32; answers "value" and the loss
 //! ```
 //!
@@ -11,19 +11,15 @@
 //! `ours` (`value_and_grad` on labels), `ours-one-hot` (the same on the one-hot target), `ours-backward` (`loss` and
 //! `Tensor::backward` on labels), `composed` (see `workspace_benches::composed`) and `copy`.
 
-use std::{
-    error::Error,
-    fs,
-    io::{self, BufRead as _, Write as _},
-    path::Path,
-    time::Instant,
-};
+use std::{fs, io, path::Path};
 
+use anyhow::{Context as _, Result, bail};
 use candle_core::{DType, Tensor, Var};
 use dice_losses::{Loss, LossSpec, Prediction, Target};
-use workspace_benches::{Input, LeastTraffic, composed};
-
-type Answer<T> = Result<T, Box<dyn Error>>;
+use workspace_benches::{
+    Input, LeastTraffic, composed,
+    orders::{serve, timed},
+};
 
 /// One shape, ready to be measured.
 struct Bench {
@@ -34,7 +30,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn load(folder: &Path, dims: &str) -> Answer<Self> {
+    fn load(folder: &Path, dims: &str) -> Result<Self> {
         let dims = dims
             .split('x')
             .map(str::parse)
@@ -42,7 +38,7 @@ impl Bench {
         Self::of(Input::read(folder, &dims)?)
     }
 
-    fn of(input: Input) -> Answer<Self> {
+    fn of(input: Input) -> Result<Self> {
         Ok(Self {
             logits: Var::from_tensor(&input.logits)?,
             loss: "dice++:gamma=2".parse::<LossSpec>()?.build(),
@@ -52,15 +48,15 @@ impl Bench {
     }
 
     /// Loss and gradient, once.
-    fn run(&self, contestant: &str) -> Answer<(Tensor, Tensor)> {
+    fn run(&self, contestant: &str) -> Result<(Tensor, Tensor)> {
         let Input {
             logits,
             labels,
             one_hot,
         } = &self.input;
-        let backward = |loss: Tensor| -> Answer<(Tensor, Tensor)> {
+        let backward = |loss: Tensor| -> Result<(Tensor, Tensor)> {
             let gradient = loss.backward()?.remove(&self.logits);
-            Ok((loss, gradient.ok_or("the loss has no gradient")?))
+            Ok((loss, gradient.context("the loss has no gradient")?))
         };
         match contestant {
             "ours" => Ok(self
@@ -69,34 +65,30 @@ impl Bench {
             "ours-one-hot" => Ok(self
                 .loss
                 .value_and_grad(&Prediction::logits(logits), &Target::dense(one_hot))?),
-            "ours-backward" => backward(self.loss.loss(
-                &Prediction::logits(&self.logits),
-                &Target::labels(labels),
-            )?),
+            "ours-backward" => backward(
+                self.loss
+                    .loss(&Prediction::logits(&self.logits), &Target::labels(labels))?,
+            ),
             "composed" => backward(composed(&self.logits, one_hot)?),
-            _ => Err(format!(
+            _ => bail!(
                 "the contestants are ours, ours-one-hot, ours-backward, composed and copy, found {contestant}"
-            )
-            .into()),
+            ),
         }
     }
 
     /// Milliseconds of each iteration. The last gradient is freed within the time, as PyTorch's is.
-    fn time(&mut self, contestant: &str, count: usize) -> Answer<String> {
-        let mut times = Vec::with_capacity(count);
-        for _ in 0..count {
-            let start = Instant::now();
+    fn time(&mut self, contestant: &str, count: usize) -> Result<String> {
+        timed(count, || {
             if contestant == "copy" {
                 self.copy.run();
+                Ok(())
             } else {
-                drop(self.run(contestant)?);
+                self.run(contestant).map(drop)
             }
-            times.push((start.elapsed().as_secs_f64() * 1e3).to_string());
-        }
-        Ok(format!("ms {}", times.join(" ")))
+        })
     }
 
-    fn write(&self, contestant: &str, dtype: DType, file: &str) -> Answer<String> {
+    fn write(&self, contestant: &str, dtype: DType, file: &str) -> Result<String> {
         let (value, gradient) = if dtype == self.logits.dtype() {
             self.run(contestant)?
         } else {
@@ -115,9 +107,8 @@ impl Bench {
     }
 }
 
-fn answer(bench: &mut Option<Bench>, order: &str) -> Answer<String> {
-    let words: Vec<&str> = order.split('\t').collect();
-    match (words.as_slice(), bench) {
+fn answer(bench: &mut Option<Bench>, words: &[&str]) -> Result<String> {
+    match (words, bench) {
         (["load", folder, dims], bench) => {
             let loaded = Bench::load(Path::new(folder), dims)?;
             let bytes = loaded.input.least_bytes();
@@ -128,21 +119,13 @@ fn answer(bench: &mut Option<Bench>, order: &str) -> Answer<String> {
         (["write", contestant, dtype, file], Some(bench)) => {
             bench.write(contestant, dtype.parse()?, file)
         }
-        _ => Err(format!(
-            "expected load first, then time or write, with tabs between the words, found {order:?}"
-        )
-        .into()),
+        _ => bail!(
+            "expected load first, then time or write, with tabs between the words, found {words:?}"
+        ),
     }
 }
 
 fn main() -> io::Result<()> {
     let mut bench = None;
-    for order in io::stdin().lock().lines() {
-        let line = answer(&mut bench, &order?)
-            .unwrap_or_else(|error| format!("error {error}").replace('\n', " "));
-        let mut out = io::stdout().lock();
-        writeln!(out, "{line}")?;
-        out.flush()?;
-    }
-    Ok(())
+    serve(|words| answer(&mut bench, words))
 }

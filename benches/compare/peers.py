@@ -2,7 +2,7 @@
 
     peers.py data FOLDER 1x2x512x512   draw logits and labels; write them, the one-hot target and the f64 reference
     peers.py compare FOLDER NAME...    relative L2 distance of each pair of gradients NAME.grad, as JSON
-    peers.py versions                  as JSON
+    peers.py versions PACKAGE...       as JSON
     peers.py worker THREADS            take the orders of loss.rs, for torch-eager, torch-compile and monai
 """
 
@@ -99,11 +99,21 @@ def compare(folder: Path, names: list[str]) -> None:
     print(json.dumps(distances))
 
 
-def versions() -> None:
+def versions(packages: list[str]) -> None:
     from importlib.metadata import version
 
-    packages = {name: version(name) for name in ("torch", "numpy", "monai")}
-    print(json.dumps({"python": sys.version.split()[0], **packages}))
+    print(json.dumps({"python": sys.version.split()[0]} | {name: version(name) for name in packages}))
+
+
+def timed(count: int, iteration: Callable[[], object]) -> str:
+    """The answer to "time": each iteration's milliseconds on the wall, then of the whole process, all its threads."""
+    walls, cpus = [], []
+    for _ in range(count):
+        used, start = time.process_time(), time.perf_counter()
+        iteration()
+        walls.append((time.perf_counter() - start) * 1e3)
+        cpus.append((time.process_time() - used) * 1e3)
+    return " ".join(["ms", *map(str, walls), "cpu", *map(str, cpus)])
 
 
 class Worker:
@@ -126,13 +136,12 @@ class Worker:
 
     def time(self, contestant: str, count: str) -> str:
         loss = self.loss(contestant)
-        times = []
-        for _ in range(int(count)):
-            start = time.perf_counter()
+
+        def iteration() -> None:
             self.logits.grad = None
             loss(self.logits, self.y).backward()
-            times.append((time.perf_counter() - start) * 1e3)
-        return "ms " + " ".join(map(str, times))
+
+        return timed(int(count), iteration)
 
     def write(self, contestant: str, dtype: str, file: str) -> str:
         kind = {"f32": torch.float32, "f64": torch.float64}[dtype]
@@ -142,17 +151,17 @@ class Worker:
         return f"value {value}"
 
 
-def work(threads: int) -> None:
+def serve(threads: int, answers_to: dict[str, Callable[..., str]]) -> None:
+    """Answers each order of standard input; see orders.rs."""
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore")
     # Answers alone go to standard output, whatever the libraries print.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    worker = Worker()
     for order in sys.stdin:
         verb, *rest = order.rstrip("\n").split("\t")
         try:
-            answer = {"load": worker.load, "time": worker.time, "write": worker.write}[verb](*rest)
+            answer = answers_to[verb](*rest)
         except Exception as error:  # whatever it is, the other side has to know
             first = (str(error).strip().splitlines() or [""])[0]
             answer = f"error {type(error).__name__}: {first}"
@@ -165,10 +174,11 @@ def main() -> None:
             data(Path(folder), dims(shape))
         case ["compare", folder, *names]:
             compare(Path(folder), names)
-        case ["versions"]:
-            versions()
+        case ["versions", *packages]:
+            versions(packages)
         case ["worker", threads]:
-            work(int(threads))
+            worker = Worker()
+            serve(int(threads), {"load": worker.load, "time": worker.time, "write": worker.write})
         case _:
             sys.exit(__doc__)
 
