@@ -75,18 +75,17 @@ impl Step {
     ///
     /// If the image does not fit the network.
     pub fn compute(&self) -> Result<Computed> {
-        let logits = self.net.forward(&self.image)?;
+        let pass = self.net.pass(&self.image)?;
+        let logits = pass.logits().clone();
         let target = Target::labels(&self.labels);
         let (value, gradient) = self
             .loss
             .build()
             .value_and_grad(&Prediction::logits(&logits), &target)?;
-        // The derivative of Σ logits·g in the weights is the loss's, since g is its derivative in the logits.
-        let gradients = (&logits * &gradient.detach())?.sum_all()?.backward()?;
         Ok(Computed {
-            logits: logits.detach(),
+            logits,
             value,
-            gradients,
+            gradients: pass.backward(&gradient)?,
         })
     }
 
@@ -106,7 +105,7 @@ impl Step {
     ///
     /// If the image does not fit the network.
     pub fn logits(&self) -> Result<Tensor> {
-        Ok(self.net.forward(&self.image)?.detach())
+        self.net.infer(&self.image).map_err(Into::into)
     }
 
     /// The probabilities.

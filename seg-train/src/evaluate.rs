@@ -235,7 +235,7 @@ pub fn predict(unet: &UNet, image: &Image, device: &Device) -> Result<Vec<f32>> 
         (1, image.channels, image.height, image.width),
         device,
     )?;
-    probabilities(&unet.forward(&input)?)
+    probabilities(&unet.infer(&input)?)
 }
 
 /// Softmax over dimension 1 of logits `[N, C, H, W]`, as a plain array of the same order.

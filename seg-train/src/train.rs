@@ -91,9 +91,9 @@ pub fn train(
             });
             for (step, batch) in batches.enumerate() {
                 let batch = batch?;
-                let logits = unet.forward(&batch.images)?;
+                let pass = unet.pass(&batch.images)?;
                 let (value, gradient) =
-                    loss.value_and_grad(&Prediction::logits(&logits), &batch.target)?;
+                    loss.value_and_grad(&Prediction::logits(pass.logits()), &batch.target)?;
                 let value = f64::from(value.to_scalar::<f32>()?);
                 if !value.is_finite() {
                     bail!(diverged(
@@ -105,9 +105,7 @@ pub fn train(
                         position.lr
                     ));
                 }
-                // The derivative of Σ logits·g in the weights is the loss's, since g is its derivative in the logits.
-                let gradients = (&logits * &gradient.detach())?.sum_all()?.backward()?;
-                sgd.step(&gradients)?;
+                sgd.step(&pass.backward(&gradient)?)?;
 
                 total += value * batch.len() as f64;
                 seen += batch.len();
@@ -181,7 +179,7 @@ fn validate(
             .map(|&index| images.get(index))
             .collect::<Result<Vec<_>>>()?;
         let batch = Batch::gather(&prepared, experiment.unet.classes, &device)?;
-        let logits = unet.forward(&batch.images)?.detach();
+        let logits = unet.infer(&batch.images)?;
         let value = f64::from(
             loss.loss(&Prediction::logits(&logits), &batch.target)?
                 .to_scalar::<f32>()?,

@@ -160,7 +160,11 @@ impl<R: Dispatch> Plan<'_, R> {
         let mut pooled = None;
         for level in 0..depth {
             let (channels, size) = (self.config.channels(level), self.level_size(level));
-            let image_maps = if level == 0 { self.image_maps(images) } else { None };
+            let image_maps = if level == 0 {
+                self.image_maps(images)
+            } else {
+                None
+            };
             let input = match &pooled {
                 None => self.image_input(images, image_maps.as_ref()),
                 Some(maps) => self.pooled_input(maps, level),
@@ -255,9 +259,20 @@ impl<R: Dispatch> Plan<'_, R> {
         }
     }
 
-    fn block(&self, at: usize, input: &Input<'_, R>, channels: usize, size: Size) -> [Rectified<R>; 2] {
+    fn block(
+        &self,
+        at: usize,
+        input: &Input<'_, R>,
+        channels: usize,
+        size: Size,
+    ) -> [Rectified<R>; 2] {
         let first = self.layer(at, input, channels, size);
-        let second = self.layer(at + PER_BLOCK / 2, &Input::Maps(first.source()), channels, size);
+        let second = self.layer(
+            at + PER_BLOCK / 2,
+            &Input::Maps(first.source()),
+            channels,
+            size,
+        );
         [first, second]
     }
 
@@ -316,16 +331,28 @@ impl<R: Dispatch> Plan<'_, R> {
         for level in 0..depth {
             let size = self.level_size(level);
             let at = self.up_at(level);
-            let Some(Stage { input: Some(raised), convs }) = decoder.pop() else {
+            let Some(Stage {
+                input: Some(raised),
+                convs,
+            }) = decoder.pop()
+            else {
                 unreachable!("a stage of the decoder a level, each with raised maps")
             };
             let parts = {
                 let joined = self.joined(&raised, &encoder[level].convs[1], size);
-                self.block_back(at + PER_LAYER, Input::Maps(joined), convs, g, None, &mut gradients)
+                self.block_back(
+                    at + PER_LAYER,
+                    Input::Maps(joined),
+                    convs,
+                    g,
+                    None,
+                    &mut gradients,
+                )
             };
-            let [of_raised, of_skip] = parts.try_into().ok().unwrap_or_else(|| {
-                unreachable!("a joined source has two parts")
-            });
+            let [of_raised, of_skip] = parts
+                .try_into()
+                .ok()
+                .unwrap_or_else(|| unreachable!("a joined source has two parts"));
             skips.push(of_skip);
             let below = &decoder[decoder.len() - 1].convs[1];
             let up = self.up(below, level);
@@ -337,18 +364,36 @@ impl<R: Dispatch> Plan<'_, R> {
             g = self.take(below.channels, below.size);
             up.input_gradient(self.isa, &of_raised, &mut g);
         }
-        let Some(Stage { input: Some(pooled), convs }) = decoder.pop() else {
+        let Some(Stage {
+            input: Some(pooled),
+            convs,
+        }) = decoder.pop()
+        else {
             unreachable!("the middle has pooled maps")
         };
         let input = self.pooled_input(&pooled, depth);
-        let mut parts =
-            self.block_back(Self::encoder_at(depth), input, convs, g, None, &mut gradients);
+        let mut parts = self.block_back(
+            Self::encoder_at(depth),
+            input,
+            convs,
+            g,
+            None,
+            &mut gradients,
+        );
         for (level, skip) in (0..depth).rev().zip(skips.into_iter().rev()) {
             let pool_gradient = parts.pop();
-            let Some(Stage { input: pooled, convs }) = encoder.pop() else {
+            let Some(Stage {
+                input: pooled,
+                convs,
+            }) = encoder.pop()
+            else {
                 unreachable!("a stage of the encoder a level")
             };
-            let image_maps = if level == 0 { self.image_maps(images) } else { None };
+            let image_maps = if level == 0 {
+                self.image_maps(images)
+            } else {
+                None
+            };
             let input = match &pooled {
                 None => self.image_input(images, image_maps.as_ref()),
                 Some(maps) => self.pooled_input(maps, level),
@@ -373,8 +418,9 @@ impl<R: Dispatch> Plan<'_, R> {
         let [first, second] = convs;
         let source = Input::Maps(first.source());
         let second_at = at + PER_BLOCK / 2;
-        let mut parts =
-            self.layer_back(second_at, &source, second, gradient, pooled, true, gradients);
+        let mut parts = self.layer_back(
+            second_at, &source, second, gradient, pooled, true, gradients,
+        );
         let Some(gradient) = parts.pop() else {
             unreachable!("a source of one part")
         };
@@ -416,7 +462,11 @@ impl<R: Dispatch> Plan<'_, R> {
                     let maps = &gradient[..];
                     let of_result = Source {
                         size,
-                        parts: vec![Part { maps, channels, affine: None }],
+                        parts: vec![Part {
+                            maps,
+                            channels,
+                            affine: None,
+                        }],
                     };
                     Conv {
                         source: &of_result,
@@ -426,9 +476,16 @@ impl<R: Dispatch> Plan<'_, R> {
                         },
                         way: Way::Backward,
                         outputs: &inputs,
-                        finish: Finish { bias: None, relu: false, moments: false },
+                        finish: Finish {
+                            bias: None,
+                            relu: false,
+                            moments: false,
+                        },
                     }
-                    .run(self.isa, parts.iter_mut().map(|maps| &mut maps[..]).collect());
+                    .run(
+                        self.isa,
+                        parts.iter_mut().map(|maps| &mut maps[..]).collect(),
+                    );
                 }
                 parts
             }

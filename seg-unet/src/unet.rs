@@ -90,7 +90,12 @@ impl Pass<'_> {
     /// # Errors
     /// If the gradient has another shape or dtype than the logits.
     pub fn backward(self, gradient: &Tensor) -> Result<GradStore> {
-        let Self { net, images, logits, kept } = self;
+        let Self {
+            net,
+            images,
+            logits,
+            kept,
+        } = self;
         if (gradient.dims(), gradient.dtype()) != (logits.dims(), logits.dtype()) {
             return Err(Error::Msg(format!(
                 "U-Net: the gradient is {:?} of {:?}; expected that of the logits, {:?} of {:?}",
@@ -297,7 +302,12 @@ impl UNet {
                 (logits, Kept::F32(trace))
             }
         };
-        Ok(Pass { net: self, images, logits, kept })
+        Ok(Pass {
+            net: self,
+            images,
+            logits,
+            kept,
+        })
     }
 
     /// Logits outside any graph: as [`UNet::forward`], with nothing kept for a way back.
@@ -321,9 +331,8 @@ impl UNet {
         keep: bool,
     ) -> Result<(Tensor, Option<Trace<R>>)> {
         let (n, _, h, w) = images.dims4()?;
-        let (logits, trace) = self.with_plan(buffers, images, |plan, images| {
-            plan.forward(images, keep)
-        })?;
+        let (logits, trace) =
+            self.with_plan(buffers, images, |plan, images| plan.forward(images, keep))?;
         let logits = Tensor::from_vec(logits, (n, self.config.classes, h, w), images.device())?;
         Ok((logits, trace))
     }
@@ -336,7 +345,11 @@ impl UNet {
         f: impl FnOnce(&Plan<'_, R>, &[R]) -> T + Send,
     ) -> Result<T> {
         let (n, _, h, w) = images.dims4()?;
-        let storages: Vec<_> = self.vars.iter().map(|(_, var)| var.storage_and_layout()).collect();
+        let storages: Vec<_> = self
+            .vars
+            .iter()
+            .map(|(_, var)| var.storage_and_layout())
+            .collect();
         let weights = storages
             .iter()
             .map(|(storage, layout)| ops::cpu_elements(storage, layout))
@@ -674,5 +687,110 @@ mod tests {
             error.to_string(),
             "U-Net: weights of F16; expected F32 or F64"
         );
+    }
+}
+
+#[cfg(test)]
+mod pass_tests {
+    use candle_core::Device::Cpu;
+
+    use super::*;
+    use crate::ops::testing::random;
+
+    fn values(t: &Tensor) -> Vec<f64> {
+        t.to_dtype(DType::F64)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap()
+    }
+
+    fn distance(a: &Tensor, b: &Tensor) -> f64 {
+        let (a, b) = (values(a), values(b));
+        let norm = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let d: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
+        norm(&d) / norm(&b).max(1e-300)
+    }
+
+    #[test]
+    fn a_pass_is_the_graph_of_the_operations() {
+        for (config, n, h, w) in [
+            (
+                UNetConfig {
+                    in_channels: 1,
+                    classes: 2,
+                    width: 4,
+                    depth: 1,
+                    norm_eps: 1e-3,
+                },
+                1,
+                6,
+                10,
+            ),
+            (
+                UNetConfig {
+                    in_channels: 3,
+                    classes: 1,
+                    width: 20,
+                    depth: 2,
+                    norm_eps: 1e-3,
+                },
+                2,
+                20,
+                12,
+            ),
+            (
+                UNetConfig {
+                    in_channels: 9,
+                    classes: 3,
+                    width: 8,
+                    depth: 3,
+                    norm_eps: 1e-3,
+                },
+                2,
+                16,
+                48,
+            ),
+            (
+                UNetConfig {
+                    in_channels: 3,
+                    classes: 2,
+                    width: 32,
+                    depth: 3,
+                    norm_eps: 1e-3,
+                },
+                1,
+                64,
+                64,
+            ),
+        ] {
+            let net = UNet::with_dtype(&config, 3, DType::F64, &Cpu).unwrap();
+            let x = random(&[n, config.in_channels, h, w], 1);
+            let expected = net.forward(&x).unwrap();
+            let g = random(expected.dims(), 2);
+            let expected_gradients = (&expected * &g)
+                .unwrap()
+                .sum_all()
+                .unwrap()
+                .backward()
+                .unwrap();
+            let pass = net.pass(&x).unwrap();
+            let d = distance(pass.logits(), &expected);
+            assert!(d < 1e-11, "logits {d}");
+            assert!(distance(&net.infer(&x).unwrap(), &expected) < 1e-11);
+            let gradients = pass.backward(&g).unwrap();
+            for (name, var) in net.vars() {
+                let (found, expected) = (
+                    gradients.get(var).unwrap(),
+                    expected_gradients.get(var).unwrap(),
+                );
+                let d = distance(found, expected);
+                assert!(
+                    d < 1e-9 || values(found).iter().all(|x| x.abs() < 1e-9),
+                    "{name}: {d}"
+                );
+            }
+        }
     }
 }

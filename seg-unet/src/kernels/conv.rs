@@ -188,15 +188,17 @@ impl<R: Dispatch, T: Tile> Task<'_, R, T> {
             .collect();
         let v_stride = stride(most);
         R::with_scratch(groups.len() * u_length, |u| {
-            u.par_chunks_mut(u_length).zip(&groups).for_each(|(u, group)| {
-                L::call(TransformFilters {
-                    task: self,
-                    group: *group,
-                    summed: &self.summed,
-                    u,
-                    stride: u_stride(*group),
+            u.par_chunks_mut(u_length)
+                .zip(&groups)
+                .for_each(|(u, group)| {
+                    L::call(TransformFilters {
+                        task: self,
+                        group: *group,
+                        summed: &self.summed,
+                        u,
+                        stride: u_stride(*group),
+                    });
                 });
-            });
             let u = &*u;
             let v_length = self.planes.len() * Self::PRODUCTS * v_stride;
             let m_length = Self::PRODUCTS * stride(most * L::GROUP);
@@ -222,7 +224,8 @@ impl<R: Dispatch, T: Tile> Task<'_, R, T> {
                                 stride: v_stride,
                             });
                         }
-                        let mut moments = self.no_moments(first / of_image, self.tiling.pixels::<T>(first, count));
+                        let mut moments = self
+                            .no_moments(first / of_image, self.tiling.pixels::<T>(first, count));
                         for (group, u) in groups.iter().zip(u.chunks_exact(u_length)) {
                             let m_stride = stride(count * group.blocks);
                             for k in 0..Self::PRODUCTS {
@@ -257,20 +260,22 @@ impl<R: Dispatch, T: Tile> Task<'_, R, T> {
         let v_stride = stride(count);
         let pitch = Self::PRODUCTS * v_stride;
         R::with_scratch(self.planes.len() * pitch, |v| {
-            v.par_chunks_mut(pitch).zip(&self.planes).for_each(|(v, planes)| {
-                R::with_scratch(COLUMNS, |columns| {
-                    L::call(TransformTiles {
-                                tile: self.tile,
-                        planes: *planes,
-                        tiling: self.tiling,
-                        first: 0,
-                        count,
-                        columns,
-                        v,
-                        stride: v_stride,
+            v.par_chunks_mut(pitch)
+                .zip(&self.planes)
+                .for_each(|(v, planes)| {
+                    R::with_scratch(COLUMNS, |columns| {
+                        L::call(TransformTiles {
+                            tile: self.tile,
+                            planes: *planes,
+                            tiling: self.tiling,
+                            first: 0,
+                            count,
+                            columns,
+                            v,
+                            stride: v_stride,
+                        });
                     });
                 });
-            });
             let v = &*v;
             let moments: Vec<Vec<PartialMoments<R>>> = groups
                 .par_iter()
@@ -298,7 +303,8 @@ impl<R: Dispatch, T: Tile> Task<'_, R, T> {
                         }
                         let Size { n, .. } = self.tiling.size;
                         let area = self.tiling.size.area();
-                        let mut moments: Vec<_> = (0..n).map(|i| self.no_moments(i, area)).collect();
+                        let mut moments: Vec<_> =
+                            (0..n).map(|i| self.no_moments(i, area)).collect();
                         L::call(TransformBack {
                             task: self,
                             group: *group,
@@ -341,9 +347,23 @@ pub(super) fn product<L: Lanes>(
     begin: Begin,
 ) {
     if group == 1 {
-        L::call(OverChannels::<_, 1> { rows, v, pitch, u, m, begin });
+        L::call(OverChannels::<_, 1> {
+            rows,
+            v,
+            pitch,
+            u,
+            m,
+            begin,
+        });
     } else {
-        L::call(OverChannels::<_, 2> { rows, v, pitch, u, m, begin });
+        L::call(OverChannels::<_, 2> {
+            rows,
+            v,
+            pitch,
+            u,
+            m,
+            begin,
+        });
     }
 }
 

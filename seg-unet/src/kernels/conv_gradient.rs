@@ -51,12 +51,7 @@ struct Task<'a, R, T> {
 impl<'a, R: Real, T: Tile> Task<'a, R, T> {
     const PRODUCTS: usize = T::N * T::N;
 
-    fn new(
-        source: &'a Source<'a, R>,
-        gradient: &'a [Block<R>],
-        outputs: usize,
-        tile: T,
-    ) -> Self {
+    fn new(source: &'a Source<'a, R>, gradient: &'a [Block<R>], outputs: usize, tile: T) -> Self {
         let outputs = spans(&[outputs]);
         assert_eq!(gradient.len(), outputs.len() * source.size.pixels());
         Self {
@@ -115,56 +110,65 @@ impl<R: Dispatch, T: Tile> Task<'_, R, T> {
         let length = groups.len() * per_group;
         let count = self.tiling.count();
         // By the shape alone, so that the sums do not depend on the threads.
-        let shares = (ROOM / (length * LANES)).clamp(2, 8).min(count.div_ceil(AT_A_TIME));
+        let shares = (ROOM / (length * LANES))
+            .clamp(2, 8)
+            .min(count.div_ceil(AT_A_TIME));
         let shares: Vec<_> = even_parts(count, count.div_ceil(shares)).collect();
         let v_stride = stride(AT_A_TIME);
         let v_length = self.planes.len() * Self::PRODUCTS * v_stride;
         let q_length = Self::PRODUCTS * stride(AT_A_TIME * L::GROUP);
         R::with_scratch(shares.len() * length, |sums| {
-            sums.par_chunks_mut(length).zip(&shares).for_each(|(sums, &(start, tiles))| {
-                R::with_scratch(v_length + q_length + COLUMNS, |scratch| {
-                    let (v, scratch) = scratch.split_at_mut(v_length);
-                    let (q, columns) = scratch.split_at_mut(q_length);
-                    for (i, (at, count)) in even_parts(tiles, AT_A_TIME).enumerate() {
-                        let (first, begin) = (start + at, if i == 0 { Begin::Anew } else { Begin::Add });
-                        for (planes, v) in
-                            self.planes.iter().zip(v.chunks_exact_mut(Self::PRODUCTS * v_stride))
-                        {
-                            L::call(TransformTiles {
-                                tile: self.tile,
-                                planes: *planes,
-                                tiling: self.tiling,
-                                first,
-                                count,
-                                columns,
-                                v,
-                                stride: v_stride,
-                            });
-                        }
-                        for (group, sums) in groups.iter().zip(sums.chunks_exact_mut(per_group)) {
-                            let q_stride = stride(count * group.blocks);
-                            L::call(TransformGradient {
-                                task: self,
-                                group: *group,
-                                first,
-                                count,
-                                q,
-                                stride: q_stride,
-                            });
-                            let u_stride = stride(LANES * group.blocks);
-                            for k in 0..Self::PRODUCTS {
-                                let q = &q[k * q_stride..][..count * group.blocks];
-                                for i in 0..self.inputs.len() {
-                                    let v = &v[(i * Self::PRODUCTS + k) * v_stride..][..count];
-                                    let u = &mut sums[i * per_block(group.blocks) + k * u_stride..]
-                                        [..LANES * group.blocks];
-                                    product::<L>(group.blocks, v, q, u, begin);
+            sums.par_chunks_mut(length)
+                .zip(&shares)
+                .for_each(|(sums, &(start, tiles))| {
+                    R::with_scratch(v_length + q_length + COLUMNS, |scratch| {
+                        let (v, scratch) = scratch.split_at_mut(v_length);
+                        let (q, columns) = scratch.split_at_mut(q_length);
+                        for (i, (at, count)) in even_parts(tiles, AT_A_TIME).enumerate() {
+                            let (first, begin) =
+                                (start + at, if i == 0 { Begin::Anew } else { Begin::Add });
+                            for (planes, v) in self
+                                .planes
+                                .iter()
+                                .zip(v.chunks_exact_mut(Self::PRODUCTS * v_stride))
+                            {
+                                L::call(TransformTiles {
+                                    tile: self.tile,
+                                    planes: *planes,
+                                    tiling: self.tiling,
+                                    first,
+                                    count,
+                                    columns,
+                                    v,
+                                    stride: v_stride,
+                                });
+                            }
+                            for (group, sums) in groups.iter().zip(sums.chunks_exact_mut(per_group))
+                            {
+                                let q_stride = stride(count * group.blocks);
+                                L::call(TransformGradient {
+                                    task: self,
+                                    group: *group,
+                                    first,
+                                    count,
+                                    q,
+                                    stride: q_stride,
+                                });
+                                let u_stride = stride(LANES * group.blocks);
+                                for k in 0..Self::PRODUCTS {
+                                    let q = &q[k * q_stride..][..count * group.blocks];
+                                    for i in 0..self.inputs.len() {
+                                        let v = &v[(i * Self::PRODUCTS + k) * v_stride..][..count];
+                                        let u = &mut sums
+                                            [i * per_block(group.blocks) + k * u_stride..]
+                                            [..LANES * group.blocks];
+                                        product::<L>(group.blocks, v, q, u, begin);
+                                    }
                                 }
                             }
                         }
-                    }
+                    });
                 });
-            });
             // The shares' sums are added to the first one's.
             let (all, others) = sums.split_at_mut(length);
             let rows = self.rows(&groups, weights);
@@ -199,20 +203,22 @@ impl<R: Dispatch, T: Tile> Task<'_, R, T> {
         let v_stride = stride(count);
         let pitch = Self::PRODUCTS * v_stride;
         R::with_scratch(self.planes.len() * pitch, |v| {
-            v.par_chunks_mut(pitch).zip(&self.planes).for_each(|(v, planes)| {
-                R::with_scratch(COLUMNS, |columns| {
-                    L::call(TransformTiles {
-                        tile: self.tile,
-                        planes: *planes,
-                        tiling: self.tiling,
-                        first: 0,
-                        count,
-                        columns,
-                        v,
-                        stride: v_stride,
+            v.par_chunks_mut(pitch)
+                .zip(&self.planes)
+                .for_each(|(v, planes)| {
+                    R::with_scratch(COLUMNS, |columns| {
+                        L::call(TransformTiles {
+                            tile: self.tile,
+                            planes: *planes,
+                            tiling: self.tiling,
+                            first: 0,
+                            count,
+                            columns,
+                            v,
+                            stride: v_stride,
+                        });
                     });
                 });
-            });
             let v = &*v;
             let rows = self.rows(&groups, weights);
             groups.par_iter().zip(rows).for_each(|(group, rows)| {

@@ -33,7 +33,11 @@ impl<R: Dispatch> Few<'_, R> {
     /// Image and rows of each task.
     fn chunks(&self) -> Vec<(usize, usize, usize)> {
         let h = self.size.h;
-        let of_image = |image| (0..h).step_by(ROWS).map(move |y| (image, y, ROWS.min(h - y)));
+        let of_image = |image| {
+            (0..h)
+                .step_by(ROWS)
+                .map(move |y| (image, y, ROWS.min(h - y)))
+        };
         (0..self.size.n).flat_map(of_image).collect()
     }
 
@@ -63,7 +67,19 @@ impl<R: Dispatch> Few<'_, R> {
             .into_par_iter()
             .map(|(image, first, rows)| {
                 let (few, spans, weights) = (*self, &spans[..], &blocks[..]);
-                R::dispatch(isa, Forward { few, spans, weights, finish, image, first, rows, result })
+                R::dispatch(
+                    isa,
+                    Forward {
+                        few,
+                        spans,
+                        weights,
+                        finish,
+                        image,
+                        first,
+                        rows,
+                        result,
+                    },
+                )
             })
             .collect()
     }
@@ -82,7 +98,17 @@ impl<R: Dispatch> Few<'_, R> {
             .into_par_iter()
             .map(|(image, first, rows)| {
                 let (few, blocks) = (*self, spans.len());
-                R::dispatch(isa, Backward { few, blocks, gradient, image, first, rows })
+                R::dispatch(
+                    isa,
+                    Backward {
+                        few,
+                        blocks,
+                        gradient,
+                        image,
+                        first,
+                        rows,
+                    },
+                )
             })
             .collect();
         let length = self.channels * TAPS;
@@ -131,7 +157,11 @@ impl<R: Dispatch> Kernel<R> for Forward<'_, R> {
     fn run<L: Lanes<Real = R>>(self) -> Self::Output {
         let Size { w, .. } = self.few.size;
         let padded = self.few.padded(self.image, self.first, self.rows);
-        let wanted = if self.finish.moments { self.spans.len() } else { 0 };
+        let wanted = if self.finish.moments {
+            self.spans.len()
+        } else {
+            0
+        };
         let mut sums = vec![<[Block<R>; 3]>::default(); wanted];
         for group in groups::<L>(self.spans.len()) {
             for row in 0..self.rows {
@@ -271,4 +301,3 @@ impl<R: Dispatch> Kernel<R> for Backward<'_, R> {
         sums
     }
 }
-

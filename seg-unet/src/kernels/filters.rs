@@ -157,7 +157,10 @@ pub(crate) fn transform_adjoint<L: Lanes, T: Tile>(
         let mut columns = [L::zero(); LANES];
         columns.copy_from_slice(taps);
         L::transpose(&mut columns);
-        for (row, weights) in columns.into_iter().zip(rows.chunks_exact_mut(inputs * TAPS)) {
+        for (row, weights) in columns
+            .into_iter()
+            .zip(rows.chunks_exact_mut(inputs * TAPS))
+        {
             let weights = &mut weights[summed.first * TAPS..][..count];
             store_up_to(row, &mut weights[i * LANES..]);
         }

@@ -35,7 +35,11 @@ impl<R: Dispatch> Head<'_, R> {
     /// Image and pixels of each task.
     fn chunks(&self) -> Vec<(usize, usize, usize)> {
         let area = self.size.area();
-        let of_image = |image| (0..area).step_by(CHUNK).map(move |p| (image, p, CHUNK.min(area - p)));
+        let of_image = |image| {
+            (0..area)
+                .step_by(CHUNK)
+                .map(move |p| (image, p, CHUNK.min(area - p)))
+        };
         (0..self.size.n).flat_map(of_image).collect()
     }
 
@@ -57,10 +61,23 @@ impl<R: Dispatch> Head<'_, R> {
     pub(crate) fn run(&self, isa: InstructionSet, bias: &[R], planes: &mut [R]) {
         let spans = spans(&[self.source.channels]);
         let planes = Shared::new(planes);
-        self.chunks().into_par_iter().for_each(|(image, first, count)| {
-            let head = *self;
-            R::dispatch(isa, Forward { head, spans: &spans, bias, image, first, count, planes });
-        });
+        self.chunks()
+            .into_par_iter()
+            .for_each(|(image, first, count)| {
+                let head = *self;
+                R::dispatch(
+                    isa,
+                    Forward {
+                        head,
+                        spans: &spans,
+                        bias,
+                        image,
+                        first,
+                        count,
+                        planes,
+                    },
+                );
+            });
     }
 
     /// ∂x in blocks, ∂weights and ∂bias, from the gradient of the planes.
@@ -77,7 +94,18 @@ impl<R: Dispatch> Head<'_, R> {
             .into_par_iter()
             .map(|(image, first, count)| {
                 let (head, weights) = (*self, &blocks[..]);
-                R::dispatch(isa, Backward { head, weights, image, first, count, planes, result })
+                R::dispatch(
+                    isa,
+                    Backward {
+                        head,
+                        weights,
+                        image,
+                        first,
+                        count,
+                        planes,
+                        result,
+                    },
+                )
             })
             .collect();
         let total = |i: usize, lane: usize| -> R {
@@ -116,7 +144,12 @@ impl<R: Real> Kernel<R> for Forward<'_, R> {
 
     #[inline(always)]
     fn run<L: Lanes<Real = R>>(self) {
-        let Head { source, size, weights, classes } = self.head;
+        let Head {
+            source,
+            size,
+            weights,
+            classes,
+        } = self.head;
         let area = size.area();
         // Channel by channel, sixteen pixels each.
         R::with_scratch(self.spans.len() * LANES, |x| {
@@ -180,7 +213,12 @@ impl<R: Real> Kernel<R> for Backward<'_, R> {
 
     #[inline(always)]
     fn run<L: Lanes<Real = R>>(self) -> Self::Output {
-        let Head { source, size, classes, .. } = self.head;
+        let Head {
+            source,
+            size,
+            classes,
+            ..
+        } = self.head;
         let area = size.area();
         let blocks = self.weights.len() / classes;
         let mut sums = vec![Block::default(); self.weights.len()];
@@ -200,11 +238,16 @@ impl<R: Real> Kernel<R> for Backward<'_, R> {
                 let start = (self.image * classes + class) * area + self.first;
                 let planes = &self.planes[start..][..self.count];
                 let mut sum = [L::zero(); 4];
-                for (i, ((&g, x), result)) in planes.iter().zip(maps).zip(&mut *result).enumerate() {
+                for (i, ((&g, x), result)) in planes.iter().zip(maps).zip(&mut *result).enumerate()
+                {
                     let g = L::splat(g);
                     let part = &mut sum[i % 4];
                     *part = g.fma(L::load(x).fma(scale, shift), *part);
-                    let before = if class == 0 { L::zero() } else { L::load(result) };
+                    let before = if class == 0 {
+                        L::zero()
+                    } else {
+                        L::load(result)
+                    };
                     g.fma(weights, before).store(result);
                 }
                 let sum = (sum[0] + sum[1]) + (sum[2] + sum[3]);

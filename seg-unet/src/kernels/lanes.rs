@@ -194,7 +194,9 @@ impl<R: Real> Lanes for Portable<R> {
 
     #[inline(always)]
     fn select(mask: [bool; LANES], yes: Self, no: Self) -> Self {
-        Self(std::array::from_fn(|i| if mask[i] { yes.0[i] } else { no.0[i] }))
+        Self(std::array::from_fn(|i| {
+            if mask[i] { yes.0[i] } else { no.0[i] }
+        }))
     }
 
     #[inline(always)]

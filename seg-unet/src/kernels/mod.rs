@@ -15,9 +15,9 @@ pub(crate) mod product;
 pub(crate) mod shared;
 pub(crate) mod simd;
 pub(crate) mod source;
+#[cfg(test)]
+mod tests;
 pub(crate) mod up;
 pub(crate) mod winograd;
 #[cfg(target_arch = "x86_64")]
 mod x86;
-#[cfg(test)]
-mod tests;

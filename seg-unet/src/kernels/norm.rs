@@ -42,8 +42,7 @@ impl<R: Real> Moments<R> {
                 // Count, mean and sum of squared differences from it, so far: Chan et al. 1983.
                 let mut sums = vec![(0.0, 0.0, 0.0); images];
                 for part in parts {
-                    let [shift, sum, square] =
-                        part.sums[block].map(|block| block.0[lane].to_f64());
+                    let [shift, sum, square] = part.sums[block].map(|block| block.0[lane].to_f64());
                     let count = part.count as f64;
                     let (mean, squares) = (shift + sum / count, square - sum * sum / count);
                     let (n, mu, m2) = &mut sums[part.image];

@@ -58,7 +58,9 @@ impl<R: Real, const G: usize> Kernel<R> for OverChannels<'_, R, G> {
 
     #[inline(always)]
     fn run<L: Lanes<Real = R>>(self) {
-        let Self { pitch, u, begin, .. } = self;
+        let Self {
+            pitch, u, begin, ..
+        } = self;
         macro_rules! call {
             ($rows:literal, ($first:expr, $m:expr)) => {
                 if $rows <= L::ROWS {

@@ -48,7 +48,14 @@ impl Tile for Two {
 
     #[inline(always)]
     fn input<L: Lanes>(d: [L; 6]) -> [L; 6] {
-        [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[3] - d[1], d[4], d[5]]
+        [
+            d[0] - d[2],
+            d[1] + d[2],
+            d[2] - d[1],
+            d[3] - d[1],
+            d[4],
+            d[5],
+        ]
     }
 
     #[inline(always)]
