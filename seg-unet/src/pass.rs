@@ -2,20 +2,21 @@
 //!
 //! What Candle's graph would do for the same operations, without what it has to do in general: no tensor is laid out
 //! anew between operations, none is kept but each convolution's result r = relu(z), of which the norm, the pool and the
-//! join are made again where they are read, no gradient is filled with zeros to be added to, and all room is used again
-//! in the next step.
+//! way up are made again where they are read, no gradient is filled with zeros to be added to, and all room is used
+//! again in the next step.
 
-use std::sync::Arc;
+use std::ops::Deref;
 
 use crate::{
     UNetConfig,
     kernels::{
-        buffers::{Buffers, Maps},
-        conv::{Conv, Finish},
+        buffers::Maps,
+        conv::{Conv, Finish, PartialMoments},
         conv_gradient::weight_gradient,
         few::{FEW, Few},
         filters::{Filters, Way},
         head::Head,
+        lanes::Block,
         maps::{Size, spans, to_blocks},
         norm::{Moments, Normed, backward as norm_backward},
         pool::max_pool2,
@@ -30,26 +31,21 @@ pub(crate) struct Plan<'a, R> {
     pub(crate) config: &'a UNetConfig,
     pub(crate) weights: Vec<&'a [R]>,
     pub(crate) isa: InstructionSet,
-    pub(crate) buffers: &'a Arc<Buffers<R>>,
     /// Of the images.
     pub(crate) size: Size,
 }
 
-/// What a forward pass keeps.
+/// What a forward pass keeps: the results of all convolutions.
 #[derive(Debug)]
 pub(crate) struct Trace<R: Dispatch> {
-    encoder: Vec<Stage<R>>,
-    /// The middle, then the decoder from coarse to fine.
-    decoder: Vec<Stage<R>>,
+    /// Fine to coarse; the middle is the last.
+    encoder: Vec<Pair<R>>,
+    /// Coarse to fine.
+    decoder: Vec<Pair<R>>,
 }
 
-/// A block of two convolutions, and what it reads besides a skip: of the encoder's the pooled maps of the level above
-/// (none on the first), of the decoder's the raised ones of the level below.
-#[derive(Debug)]
-struct Stage<R: Dispatch> {
-    input: Option<Maps<R>>,
-    convs: [Rectified<R>; 2],
-}
+/// The results of a level's two convolutions.
+type Pair<R> = [Rectified<R>; 2];
 
 /// r = relu(z) of a convolution, and the norm that is yet to be applied.
 #[derive(Debug)]
@@ -88,27 +84,52 @@ impl<R: Dispatch> Rectified<R> {
     }
 }
 
-/// What a convolution reads.
-enum Input<'a, R> {
-    Maps(Source<'a, R>),
-    /// The network's images.
+/// A result that others need still, or that goes when it has been read.
+enum Held<'a, R: Dispatch> {
+    Kept(&'a Rectified<R>),
+    Spare(Rectified<R>),
+}
+
+impl<R: Dispatch> Deref for Held<'_, R> {
+    type Target = Rectified<R>;
+
+    fn deref(&self) -> &Rectified<R> {
+        match self {
+            Self::Kept(result) => result,
+            Self::Spare(result) => result,
+        }
+    }
+}
+
+/// What the encoder reads.
+enum Input<'a, R: Dispatch> {
+    /// Maps of some channels.
+    Maps(Maps<R>, usize),
+    /// The network's images, of few channels.
     Planes(Few<'a, R>),
 }
 
-/// Weight and bias tensors of a block; of its norms and convolutions.
+/// Weight and bias, of a convolution or a norm.
 const PER_LAYER: usize = 2;
-const PER_BLOCK: usize = 4 * PER_LAYER;
+/// Those of a convolution and its norm.
+const PER_CONV: usize = 2 * PER_LAYER;
+const PER_PAIR: usize = 2 * PER_CONV;
 
 impl<R: Dispatch> Plan<'_, R> {
-    /// Where the weights of an encoder's block begin, or of the middle at level `depth`.
+    /// Where the weights of an encoder's level begin; the middle's is `depth`.
     fn encoder_at(level: usize) -> usize {
-        level * PER_BLOCK
+        level * PER_PAIR
     }
 
-    /// Where the weights of the way up to a level begin; those of its block follow.
+    /// Where the weights of the way up to a level begin.
     fn up_at(&self, level: usize) -> usize {
         let UNetConfig { depth, .. } = *self.config;
-        Self::encoder_at(depth + 1) + (depth - 1 - level) * (PER_LAYER + PER_BLOCK)
+        Self::encoder_at(depth + 1) + (depth - 1 - level) * (PER_LAYER + PER_PAIR)
+    }
+
+    /// Where the weights of a decoder's level begin: they follow those of the way up.
+    fn decoder_at(&self, level: usize) -> usize {
+        self.up_at(level) + PER_LAYER
     }
 
     fn head_at(&self) -> usize {
@@ -119,128 +140,135 @@ impl<R: Dispatch> Plan<'_, R> {
         (0..level).fold(self.size, |size, _| size.halved())
     }
 
-    fn take(&self, channels: usize, size: Size) -> Maps<R> {
-        self.buffers.take(spans(&[channels]).len() * size.pixels())
+    fn take(&self, channels: usize, level: usize) -> Maps<R> {
+        let pixels = self.level_size(level).pixels();
+        R::arena().take(spans(&[channels]).len() * pixels)
     }
 
-    /// An image of many channels in blocks.
-    fn image_maps(&self, images: &[R]) -> Option<Maps<R>> {
-        let channels = self.config.in_channels;
-        (channels > FEW).then(|| {
-            let mut maps = self.take(channels, self.size);
-            to_blocks(self.isa, images, channels, self.size, &mut maps);
-            maps
-        })
+    /// Logits `[N, K, H, W]` of images `[N, C, H, W]`, and what the way back needs.
+    pub(crate) fn forward(&self, images: &[R]) -> (Vec<R>, Trace<R>) {
+        let UNetConfig { depth, .. } = *self.config;
+        let mut encoder: Vec<Pair<R>> = Vec::new();
+        for level in 0..=depth {
+            let above = encoder.last().map(|[_, second]| second);
+            encoder.push(self.encode(images, level, above));
+        }
+        let mut decoder: Vec<Pair<R>> = Vec::new();
+        for level in (0..depth).rev() {
+            let [_, below] = decoder.last().unwrap_or(&encoder[depth]);
+            let [_, skip] = &encoder[level];
+            decoder.push(self.decode(level, Held::Kept(below), Held::Kept(skip)));
+        }
+        let [_, last] = decoder.last().unwrap_or(&encoder[depth]);
+        (self.logits(last), Trace { encoder, decoder })
     }
 
-    fn image_input<'a>(&self, images: &'a [R], maps: Option<&'a Maps<R>>) -> Input<'a, R> {
-        let (channels, size) = (self.config.in_channels, self.size);
-        match maps {
-            Some(maps) => Input::Maps(Source {
-                size,
-                parts: vec![Part {
-                    maps,
-                    channels,
-                    affine: None,
-                }],
+    /// Logits alone: all else is dropped as soon as nobody needs it.
+    pub(crate) fn infer(&self, images: &[R]) -> Vec<R> {
+        let UNetConfig { depth, .. } = *self.config;
+        let mut skips: Vec<Rectified<R>> = Vec::new();
+        for level in 0..depth {
+            let [_, second] = self.encode(images, level, skips.last());
+            skips.push(second);
+        }
+        let [_, mut last] = self.encode(images, depth, skips.last());
+        for (level, skip) in skips.into_iter().enumerate().rev() {
+            [_, last] = self.decode(level, Held::Spare(last), Held::Spare(skip));
+        }
+        self.logits(&last)
+    }
+
+    fn encode(&self, images: &[R], level: usize, above: Option<&Rectified<R>>) -> Pair<R> {
+        let at = Self::encoder_at(level);
+        let first = match self.encoder_input(images, level, above) {
+            Input::Planes(few) => self.layer(at, level, |weights, finish, channels, maps| {
+                few.conv(self.isa, weights, finish, channels, maps)
             }),
-            None => Input::Planes(Few {
+            Input::Maps(maps, channels) => {
+                self.conv(at, level, &self.source(&maps, channels, level))
+            }
+        };
+        let second = self.conv(at + PER_CONV, level, &first.source());
+        [first, second]
+    }
+
+    fn decode(&self, level: usize, below: Held<'_, R>, skip: Held<'_, R>) -> Pair<R> {
+        let at = self.decoder_at(level);
+        let raised = self.raised(&below, level);
+        drop(below);
+        let first = self.conv(at, level, &self.joined(&raised, &skip));
+        drop((raised, skip));
+        let second = self.conv(at + PER_CONV, level, &first.source());
+        [first, second]
+    }
+
+    fn logits(&self, last: &Rectified<R>) -> Vec<R> {
+        let mut logits = vec![R::default(); self.config.classes * self.size.pixels()];
+        let bias = self.weights[self.head_at() + 1];
+        self.head(last).run(self.isa, bias, &mut logits);
+        logits
+    }
+
+    /// What the encoder reads on a level: the images, or the maxima of the level above.
+    fn encoder_input<'a>(
+        &self,
+        images: &'a [R],
+        level: usize,
+        above: Option<&Rectified<R>>,
+    ) -> Input<'a, R> {
+        let channels = self.config.in_channels;
+        match above {
+            Some(above) => {
+                let mut maps = self.take(above.channels, level);
+                max_pool2(self.isa, &above.maps, &above.affine, above.size, &mut maps);
+                Input::Maps(maps, above.channels)
+            }
+            None if channels <= FEW => Input::Planes(Few {
                 planes: images,
                 channels,
-                size,
+                size: self.size,
             }),
+            None => {
+                let mut maps = self.take(channels, level);
+                to_blocks(self.isa, images, channels, self.size, &mut maps);
+                Input::Maps(maps, channels)
+            }
         }
     }
 
-    /// Logits `[N, K, H, W]` of images `[N, C, H, W]`, and what the way back needs if that is wanted.
-    pub(crate) fn forward(&self, images: &[R], keep: bool) -> (Vec<R>, Option<Trace<R>>) {
-        let UNetConfig { depth, classes, .. } = *self.config;
-        let mut encoder: Vec<Stage<R>> = Vec::new();
-        let mut decoder = Vec::new();
-        let mut pooled = None;
-        for level in 0..depth {
-            let (channels, size) = (self.config.channels(level), self.level_size(level));
-            let image_maps = if level == 0 {
-                self.image_maps(images)
-            } else {
-                None
-            };
-            let input = match &pooled {
-                None => self.image_input(images, image_maps.as_ref()),
-                Some(maps) => self.pooled_input(maps, level),
-            };
-            let convs = self.block(Self::encoder_at(level), &input, channels, size);
-            let mut next = self.take(channels, size.halved());
-            max_pool2(self.isa, &convs[1].maps, &convs[1].affine, size, &mut next);
-            encoder.push(Stage {
-                input: if keep { pooled.take() } else { None },
-                convs,
-            });
-            pooled = Some(next);
-        }
-        let (channels, size) = (self.config.channels(depth), self.level_size(depth));
-        let maps = pooled.take();
-        let convs = match &maps {
-            Some(maps) => {
-                let input = self.pooled_input(maps, depth);
-                self.block(Self::encoder_at(depth), &input, channels, size)
-            }
-            None => unreachable!("a network has a level at least"),
-        };
-        decoder.push(Stage { input: maps, convs });
-        for level in (0..depth).rev() {
-            let (channels, size) = (self.config.channels(level), self.level_size(level));
-            let below = &decoder[decoder.len() - 1].convs[1];
-            let at = self.up_at(level);
-            let mut raised = self.take(channels, size);
-            let up = self.up(below, level);
-            up.run(self.isa, self.weights[at + 1], &mut raised);
-            if !keep {
-                decoder.clear();
-            }
-            let input = Input::Maps(self.joined(&raised, &encoder[level].convs[1], size));
-            let convs = self.block(at + PER_LAYER, &input, channels, size);
-            decoder.push(Stage {
-                input: Some(raised),
-                convs,
-            });
-            if !keep {
-                encoder.truncate(level);
-            }
-        }
-        let mut logits = vec![R::default(); classes * self.size.pixels()];
-        let at = self.head_at();
-        let last = &decoder[decoder.len() - 1].convs[1];
-        self.head(last)
-            .run(self.isa, self.weights[at + 1], &mut logits);
-        (logits, keep.then_some(Trace { encoder, decoder }))
-    }
-
-    fn pooled_input<'a>(&self, maps: &'a Maps<R>, level: usize) -> Input<'a, R> {
-        Input::Maps(Source {
+    fn source<'a>(&self, maps: &'a Maps<R>, channels: usize, level: usize) -> Source<'a, R> {
+        Source {
             size: self.level_size(level),
             parts: vec![Part {
                 maps,
-                channels: self.config.channels(level - 1),
+                channels,
                 affine: None,
             }],
-        })
+        }
     }
 
-    /// The raised maps and the level's own: what a decoder's block reads.
-    fn joined<'a>(&self, raised: &'a Maps<R>, skip: &'a Rectified<R>, size: Size) -> Source<'a, R> {
+    /// The maps below, raised to a level.
+    fn raised(&self, below: &Rectified<R>, level: usize) -> Maps<R> {
+        let mut raised = self.take(self.config.channels(level), level);
+        let bias = self.weights[self.up_at(level) + 1];
+        self.up(below, level).run(self.isa, bias, &mut raised);
+        raised
+    }
+
+    /// The raised maps and the level's own: what the decoder reads.
+    fn joined<'a>(&self, raised: &'a Maps<R>, skip: &'a Rectified<R>) -> Source<'a, R> {
         let raised = Part {
             maps: raised,
             channels: skip.channels,
             affine: None,
         };
         Source {
-            size,
+            size: skip.size,
             parts: vec![raised, skip.part()],
         }
     }
 
-    /// The way up to `level`.
+    /// The way up to a level.
     fn up<'a>(&'a self, below: &'a Rectified<R>, level: usize) -> Up<'a, R> {
         Up {
             source: below.part(),
@@ -259,48 +287,41 @@ impl<R: Dispatch> Plan<'_, R> {
         }
     }
 
-    fn block(
-        &self,
-        at: usize,
-        input: &Input<'_, R>,
-        channels: usize,
-        size: Size,
-    ) -> [Rectified<R>; 2] {
-        let first = self.layer(at, input, channels, size);
-        let second = self.layer(
-            at + PER_BLOCK / 2,
-            &Input::Maps(first.source()),
-            channels,
-            size,
-        );
-        [first, second]
-    }
-
-    /// Convolution and `ReLU`, and the moments for the norm.
-    fn layer(&self, at: usize, input: &Input<'_, R>, channels: usize, size: Size) -> Rectified<R> {
-        let [weight, bias, norm_weight, norm_bias] = [0, 1, 2, 3].map(|i| self.weights[at + i]);
-        let mut maps = self.take(channels, size);
-        let finish = Finish {
-            bias: Some(bias),
-            relu: true,
-            moments: true,
-        };
-        let parts = match input {
-            Input::Planes(few) => few.conv(self.isa, weight, finish, channels, &mut maps),
-            Input::Maps(source) => Conv {
+    /// Convolution of maps, and all else of a layer.
+    fn conv(&self, at: usize, level: usize, source: &Source<'_, R>) -> Rectified<R> {
+        self.layer(at, level, |weights, finish, channels, maps| {
+            Conv {
                 source,
                 filters: Filters {
-                    weights: weight,
+                    weights,
                     columns: source.channels().iter().sum(),
                 },
                 way: Way::Forward,
                 outputs: &[channels],
                 finish,
             }
-            .run(self.isa, vec![&mut maps]),
+            .run(self.isa, vec![maps])
+        })
+    }
+
+    /// A convolution, `ReLU`, and the moments for the norm.
+    fn layer(
+        &self,
+        at: usize,
+        level: usize,
+        conv: impl FnOnce(&[R], Finish<'_, R>, usize, &mut [Block<R>]) -> Vec<PartialMoments>,
+    ) -> Rectified<R> {
+        let [weights, bias, norm_weight, norm_bias] = [0, 1, 2, 3].map(|i| self.weights[at + i]);
+        let (channels, size) = (self.config.channels(level), self.level_size(level));
+        let mut maps = self.take(channels, level);
+        let finish = Finish {
+            bias: Some(bias),
+            relu: true,
+            moments: true,
         };
+        let parts = conv(weights, finish, channels, &mut maps);
         let blocks = spans(&[channels]).len();
-        let moments = Moments::of_parts(&parts, blocks, size.n, self.config.norm_eps);
+        let moments = Moments::of_parts(&parts, blocks, size, self.config.norm_eps);
         Rectified {
             affine: moments.affine(norm_weight, norm_bias),
             maps,
@@ -317,193 +338,139 @@ impl<R: Dispatch> Plan<'_, R> {
             mut decoder,
         } = trace;
         let UNetConfig { depth, .. } = *self.config;
-        let mut gradients = Gradients {
-            of: self.weights.iter().map(|_| Vec::new()).collect(),
-        };
-        let (channels, size) = (self.config.channels(0), self.size);
-        let mut g = self.take(channels, size);
-        {
-            let last = &decoder[depth].convs[1];
-            let head = self.head(last).backward(self.isa, gradient, &mut g);
-            gradients.set(self.head_at(), [head.weights, head.bias]);
+        let mut gradients = Gradients(self.weights.iter().map(|_| Vec::new()).collect());
+        let mut of_last = self.take(self.config.channels(0), 0);
+        if let Some([_, last]) = decoder.last() {
+            let of = self.head(last).backward(self.isa, gradient, &mut of_last);
+            gradients.set(self.head_at(), [of.weights, of.bias]);
         }
-        let mut skips = Vec::new();
+        // Fine to coarse through the decoder, then back through the encoder.
+        let mut of_skips = Vec::new();
         for level in 0..depth {
-            let size = self.level_size(level);
+            let Some(pair) = decoder.pop() else { break };
+            let at = self.decoder_at(level);
+            let of_first = self.second_back(at, level, pair, of_last, None, &mut gradients);
+            let [_, below] = decoder.last().unwrap_or(&encoder[depth]);
+            let [_, skip] = &encoder[level];
+            let raised = self.raised(below, level);
+            gradients.0[at] = self.weight_gradient(at, &self.joined(&raised, skip), &of_first);
+            drop(raised);
+            let inputs = [skip.channels, skip.channels];
+            let [of_raised, of_skip] = self.input_gradients(at, level, inputs, &of_first);
+            drop(of_first);
+            of_skips.push(of_skip);
             let at = self.up_at(level);
-            let Some(Stage {
-                input: Some(raised),
-                convs,
-            }) = decoder.pop()
-            else {
-                unreachable!("a stage of the decoder a level, each with raised maps")
-            };
-            let parts = {
-                let joined = self.joined(&raised, &encoder[level].convs[1], size);
-                self.block_back(
-                    at + PER_LAYER,
-                    Input::Maps(joined),
-                    convs,
-                    g,
-                    None,
-                    &mut gradients,
-                )
-            };
-            let [of_raised, of_skip] = parts
-                .try_into()
-                .ok()
-                .unwrap_or_else(|| unreachable!("a joined source has two parts"));
-            skips.push(of_skip);
-            let below = &decoder[decoder.len() - 1].convs[1];
-            let up = self.up(below, level);
             let mut weights = vec![R::default(); self.weights[at].len()];
             let mut bias = vec![R::default(); self.weights[at + 1].len()];
+            let up = self.up(below, level);
             up.weight_gradient(self.isa, &of_raised, &mut weights, &mut bias);
             gradients.set(at, [weights, bias]);
-            drop(raised);
-            g = self.take(below.channels, below.size);
-            up.input_gradient(self.isa, &of_raised, &mut g);
+            of_last = self.take(below.channels, level + 1);
+            up.input_gradient(self.isa, &of_raised, &mut of_last);
         }
-        let Some(Stage {
-            input: Some(pooled),
-            convs,
-        }) = decoder.pop()
-        else {
-            unreachable!("the middle has pooled maps")
-        };
-        let input = self.pooled_input(&pooled, depth);
-        let mut parts = self.block_back(
-            Self::encoder_at(depth),
-            input,
-            convs,
-            g,
-            None,
-            &mut gradients,
-        );
-        for (level, skip) in (0..depth).rev().zip(skips.into_iter().rev()) {
-            let pool_gradient = parts.pop();
-            let Some(Stage {
-                input: pooled,
-                convs,
-            }) = encoder.pop()
-            else {
-                unreachable!("a stage of the encoder a level")
-            };
-            let image_maps = if level == 0 {
-                self.image_maps(images)
-            } else {
-                None
-            };
-            let input = match &pooled {
-                None => self.image_input(images, image_maps.as_ref()),
-                Some(maps) => self.pooled_input(maps, level),
-            };
+        let mut of_maxima = None;
+        for level in (0..=depth).rev() {
+            let Some(pair) = encoder.pop() else { break };
             let at = Self::encoder_at(level);
-            parts = self.block_back(at, input, convs, skip, pool_gradient, &mut gradients);
+            let of_first = self.second_back(at, level, pair, of_last, of_maxima, &mut gradients);
+            let above = encoder.last().map(|[_, second]| second);
+            gradients.0[at] = match self.encoder_input(images, level, above) {
+                Input::Planes(few) => {
+                    let mut weights = vec![R::default(); self.weights[at].len()];
+                    let channels = self.config.channels(level);
+                    few.weight_gradient(self.isa, &of_first, channels, &mut weights);
+                    weights
+                }
+                Input::Maps(maps, channels) => {
+                    self.weight_gradient(at, &self.source(&maps, channels, level), &of_first)
+                }
+            };
+            let (Some(above), Some(of_skip)) = (above, of_skips.pop()) else {
+                break; // the images need no gradient
+            };
+            let [of_input] = self.input_gradients(at, level, [above.channels], &of_first);
+            of_maxima = Some(of_input);
+            of_last = of_skip;
         }
-        gradients.of
+        gradients.0
     }
 
-    /// From the gradient of a block's result, and of the maxima of its windows, to those of its weights and of what it
-    /// read, by part: none for the images.
-    fn block_back(
+    /// From the gradient of a pair's result, and of its windows' maxima, to that of the first convolution's result
+    /// before the `ReLU`, and of all weights but the first convolution's.
+    fn second_back(
         &self,
         at: usize,
-        input: Input<'_, R>,
-        convs: [Rectified<R>; 2],
+        level: usize,
+        [first, second]: Pair<R>,
         gradient: Maps<R>,
-        pooled: Option<Maps<R>>,
+        maxima: Option<Maps<R>>,
         gradients: &mut Gradients<R>,
-    ) -> Vec<Maps<R>> {
-        let [first, second] = convs;
-        let source = Input::Maps(first.source());
-        let second_at = at + PER_BLOCK / 2;
-        let mut parts = self.layer_back(
-            second_at, &source, second, gradient, pooled, true, gradients,
-        );
-        let Some(gradient) = parts.pop() else {
-            unreachable!("a source of one part")
-        };
-        let wanted = at != Self::encoder_at(0);
-        self.layer_back(at, &input, first, gradient, None, wanted, gradients)
+    ) -> Maps<R> {
+        let second_at = at + PER_CONV;
+        let of_second = self.norm_back(second_at, second, gradient, maxima, gradients);
+        gradients.0[second_at] = self.weight_gradient(second_at, &first.source(), &of_second);
+        let [of_first] = self.input_gradients(second_at, level, [first.channels], &of_second);
+        drop(of_second);
+        self.norm_back(at, first, of_first, None, gradients)
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn layer_back(
+    /// From the gradient of a norm's result to that of the convolution's before the `ReLU`, in the same room.
+    fn norm_back(
         &self,
         at: usize,
-        input: &Input<'_, R>,
         result: Rectified<R>,
         mut gradient: Maps<R>,
-        pooled: Option<Maps<R>>,
-        wanted: bool,
+        maxima: Option<Maps<R>>,
         gradients: &mut Gradients<R>,
-    ) -> Vec<Maps<R>> {
-        let of = norm_backward(self.isa, result.normed(), &mut gradient, pooled.as_deref());
-        drop(pooled);
-        let (channels, size) = (result.channels, result.size);
-        drop(result);
-        let filters = self.weights[at];
-        let mut weights = vec![R::default(); filters.len()];
-        let parts = match input {
-            Input::Planes(few) => {
-                few.weight_gradient(self.isa, &gradient, channels, &mut weights);
-                Vec::new()
-            }
-            Input::Maps(source) => {
-                weight_gradient(self.isa, source, &gradient, channels, &mut weights);
-                let inputs = source.channels();
-                let mut parts: Vec<_> = if wanted {
-                    inputs.iter().map(|&c| self.take(c, size)).collect()
-                } else {
-                    Vec::new()
-                };
-                if wanted {
-                    let maps = &gradient[..];
-                    let of_result = Source {
-                        size,
-                        parts: vec![Part {
-                            maps,
-                            channels,
-                            affine: None,
-                        }],
-                    };
-                    Conv {
-                        source: &of_result,
-                        filters: Filters {
-                            weights: filters,
-                            columns: inputs.iter().sum(),
-                        },
-                        way: Way::Backward,
-                        outputs: &inputs,
-                        finish: Finish {
-                            bias: None,
-                            relu: false,
-                            moments: false,
-                        },
-                    }
-                    .run(
-                        self.isa,
-                        parts.iter_mut().map(|maps| &mut maps[..]).collect(),
-                    );
-                }
-                parts
-            }
-        };
-        gradients.set(at, [weights, of.conv_bias]);
+    ) -> Maps<R> {
+        let maxima = maxima.as_deref();
+        let of = norm_backward(self.isa, result.normed(), &mut gradient, maxima);
+        gradients.0[at + 1] = of.conv_bias;
         gradients.set(at + PER_LAYER, [of.weight, of.bias]);
-        parts
+        gradient
+    }
+
+    fn weight_gradient(&self, at: usize, source: &Source<'_, R>, gradient: &[Block<R>]) -> Vec<R> {
+        let mut weights = vec![R::default(); self.weights[at].len()];
+        let outputs = self.weights[at + 1].len();
+        weight_gradient(self.isa, source, gradient, outputs, &mut weights);
+        weights
+    }
+
+    /// From the gradient of a convolution's result to those of the maps it read.
+    fn input_gradients<const N: usize>(
+        &self,
+        at: usize,
+        level: usize,
+        inputs: [usize; N],
+        gradient: &Maps<R>,
+    ) -> [Maps<R>; N] {
+        let mut of_inputs = inputs.map(|channels| self.take(channels, level));
+        Conv {
+            source: &self.source(gradient, self.config.channels(level), level),
+            filters: Filters {
+                weights: self.weights[at],
+                columns: inputs.iter().sum(),
+            },
+            way: Way::Backward,
+            outputs: &inputs,
+            finish: Finish::default(),
+        }
+        .run(
+            self.isa,
+            of_inputs.iter_mut().map(|maps| &mut maps[..]).collect(),
+        );
+        of_inputs
     }
 }
 
-struct Gradients<R> {
-    of: Vec<Vec<R>>,
-}
+/// Of every weight, in their order.
+struct Gradients<R>(Vec<Vec<R>>);
 
 impl<R> Gradients<R> {
     /// Those of a weight and its bias.
     fn set(&mut self, at: usize, [weight, bias]: [Vec<R>; 2]) {
-        self.of[at] = weight;
-        self.of[at + 1] = bias;
+        self.0[at] = weight;
+        self.0[at + 1] = bias;
     }
 }

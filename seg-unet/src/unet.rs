@@ -1,6 +1,6 @@
 //! The network: which operations, in which order, on which weights.
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{collections::HashMap, path::Path};
 
 use candle_core::{DType, Device, Error, Result, Tensor, Var, backprop::GradStore};
 
@@ -8,7 +8,6 @@ use crate::{
     UNetConfig,
     init::glorot_uniform,
     kernels::{
-        buffers::Buffers,
         maps::Size,
         simd::{Dispatch, InstructionSet},
     },
@@ -43,8 +42,6 @@ pub struct UNet {
     /// Coarse to fine.
     decoder: Vec<(Layer, Block)>,
     head: Layer,
-    buffers_f32: Arc<Buffers<f32>>,
-    buffers_f64: Arc<Buffers<f64>>,
 }
 
 /// Weight and bias of one operation; they share their storage with the variables.
@@ -73,8 +70,8 @@ pub struct Pass<'a> {
 /// What a pass keeps for the way back.
 #[derive(Debug)]
 enum Kept {
-    F32(Option<Trace<f32>>),
-    F64(Option<Trace<f64>>),
+    F32(Trace<f32>),
+    F64(Trace<f64>),
     /// The logits' own graph.
     Graph,
 }
@@ -107,10 +104,10 @@ impl Pass<'_> {
         }
         let gradient = gradient.contiguous()?.detach();
         match kept {
-            Kept::F32(Some(trace)) => net.gradients(&net.buffers_f32, &images, trace, &gradient),
-            Kept::F64(Some(trace)) => net.gradients(&net.buffers_f64, &images, trace, &gradient),
+            Kept::F32(trace) => net.gradients(&images, trace, &gradient),
+            Kept::F64(trace) => net.gradients(&images, trace, &gradient),
             // The derivative of Σ logits · g in the weights is the loss's, since g is its derivative in the logits.
-            _ => (logits * gradient)?.sum_all()?.backward(),
+            Kept::Graph => (logits * gradient)?.sum_all()?.backward(),
         }
     }
 }
@@ -238,8 +235,6 @@ impl UNet {
             middle,
             decoder,
             head,
-            buffers_f32: Arc::default(),
-            buffers_f64: Arc::default(),
         })
     }
 
@@ -294,12 +289,12 @@ impl UNet {
         let (logits, kept) = match self.dtype {
             _ if !images.device().is_cpu() => (self.forward(&images)?, Kept::Graph),
             DType::F64 => {
-                let (logits, trace) = self.run(&self.buffers_f64, &images, true)?;
-                (logits, Kept::F64(trace))
+                let (logits, trace) = self.with_plan(&images, |plan, x| plan.forward(x))?;
+                (self.logits(logits, &images)?, Kept::F64(trace))
             }
             _ => {
-                let (logits, trace) = self.run(&self.buffers_f32, &images, true)?;
-                (logits, Kept::F32(trace))
+                let (logits, trace) = self.with_plan(&images, |plan, x| plan.forward(x))?;
+                (self.logits(logits, &images)?, Kept::F32(trace))
             }
         };
         Ok(Pass {
@@ -319,28 +314,25 @@ impl UNet {
         let images = images.contiguous()?.detach();
         match self.dtype {
             _ if !images.device().is_cpu() => Ok(self.forward(&images)?.detach()),
-            DType::F64 => Ok(self.run(&self.buffers_f64, &images, false)?.0),
-            _ => Ok(self.run(&self.buffers_f32, &images, false)?.0),
+            DType::F64 => self.logits(
+                self.with_plan::<f64, _>(&images, |plan, x| plan.infer(x))?,
+                &images,
+            ),
+            _ => self.logits(
+                self.with_plan::<f32, _>(&images, |plan, x| plan.infer(x))?,
+                &images,
+            ),
         }
     }
 
-    fn run<R: Dispatch>(
-        &self,
-        buffers: &Arc<Buffers<R>>,
-        images: &Tensor,
-        keep: bool,
-    ) -> Result<(Tensor, Option<Trace<R>>)> {
+    fn logits<R: Dispatch>(&self, logits: Vec<R>, images: &Tensor) -> Result<Tensor> {
         let (n, _, h, w) = images.dims4()?;
-        let (logits, trace) =
-            self.with_plan(buffers, images, |plan, images| plan.forward(images, keep))?;
-        let logits = Tensor::from_vec(logits, (n, self.config.classes, h, w), images.device())?;
-        Ok((logits, trace))
+        Tensor::from_vec(logits, (n, self.config.classes, h, w), images.device())
     }
 
     /// Calls `f` on Rayon's threads with the weights and the images' numbers.
     fn with_plan<R: Dispatch, T: Send>(
         &self,
-        buffers: &Arc<Buffers<R>>,
         images: &Tensor,
         f: impl FnOnce(&Plan<'_, R>, &[R]) -> T + Send,
     ) -> Result<T> {
@@ -354,11 +346,11 @@ impl UNet {
             .iter()
             .map(|(storage, layout)| ops::cpu_elements(storage, layout))
             .collect::<Result<Vec<&[R]>>>()?;
+        R::arena().expect(Size { n, h, w });
         let plan = Plan {
             config: &self.config,
             weights,
             isa: InstructionSet::get()?,
-            buffers,
             size: Size { n, h, w },
         };
         let (storage, layout) = images.storage_and_layout();
@@ -369,14 +361,13 @@ impl UNet {
 
     fn gradients<R: Dispatch>(
         &self,
-        buffers: &Arc<Buffers<R>>,
         images: &Tensor,
         trace: Trace<R>,
         gradient: &Tensor,
     ) -> Result<GradStore> {
         let (storage, layout) = gradient.storage_and_layout();
         let gradient = ops::cpu_elements(&storage, layout)?;
-        let gradients = self.with_plan(buffers, images, |plan, images| {
+        let gradients = self.with_plan(images, |plan, images| {
             plan.backward(images, trace, gradient)
         })?;
         let mut store = GradStore::default();

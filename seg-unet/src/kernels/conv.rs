@@ -12,6 +12,7 @@
 //! is the weights that are many: a task takes some output channels, transforms their weights as it goes, and the tiles
 //! are transformed before.
 
+use candle_core::WithDType as _;
 use rayon::prelude::*;
 
 use super::{
@@ -26,7 +27,7 @@ use super::{
 };
 
 /// A convolution's result: what is done to the sums, and where they go.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Finish<'a, R> {
     /// `[O]`, added.
     pub(crate) bias: Option<&'a [R]>,
@@ -35,14 +36,66 @@ pub(crate) struct Finish<'a, R> {
     pub(crate) moments: bool,
 }
 
-/// What a part of the result adds to the moments of its channels: with s the part's first value, Σ (x − s) and
-/// Σ (x − s)². A variance from Σ x² would lose all digits where the mean is large.
+/// Σ x and Σ x² over a part of an image, by block of channels.
+///
+/// In f64, where the difference of two sums keeps the digits that a variance needs.
 #[derive(Clone, Debug)]
-pub(crate) struct PartialMoments<R> {
+pub(crate) struct PartialMoments {
     pub(crate) image: usize,
-    pub(crate) count: usize,
-    /// `[C/16]` of s, Σ (x − s), Σ (x − s)².
-    pub(crate) sums: Vec<[Block<R>; 3]>,
+    /// `[C/16]` of Σ x, Σ x².
+    pub(crate) sums: Vec<[[f64; LANES]; 2]>,
+}
+
+/// Sums over a few pixels: those of differences from the first, in the lanes' own precision.
+#[derive(Clone, Copy)]
+pub(super) struct FewMoments<L> {
+    count: usize,
+    first: L,
+    sum: L,
+    square: L,
+}
+
+impl<L: Lanes> FewMoments<L> {
+    /// More pixels than this should not be added before [`Self::give`].
+    pub(super) const MOST: usize = 32;
+
+    #[inline(always)]
+    pub(super) fn none() -> Self {
+        Self {
+            count: 0,
+            first: L::zero(),
+            sum: L::zero(),
+            square: L::zero(),
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn add(&mut self, x: L) {
+        if self.count == 0 {
+            self.first = x;
+        }
+        self.count += 1;
+        let difference = x - self.first;
+        self.sum = self.sum + difference;
+        self.square = difference.fma(difference, self.square);
+    }
+
+    /// Adds them to wider sums, and begins anew.
+    #[inline(always)]
+    pub(super) fn give(&mut self, [sums, squares]: &mut [[f64; LANES]; 2]) {
+        let (first, sum, square) = (
+            self.first.to_block(),
+            self.sum.to_block(),
+            self.square.to_block(),
+        );
+        let n = self.count as f64;
+        for lane in 0..LANES {
+            let (s, sum) = (first.0[lane].to_f64(), sum.0[lane].to_f64());
+            sums[lane] += n * s + sum;
+            squares[lane] += s * (n * s + 2.0 * sum) + square.0[lane].to_f64();
+        }
+        *self = Self::none();
+    }
 }
 
 /// One convolution.
@@ -90,7 +143,7 @@ impl<R: Dispatch> Conv<'_, R> {
         &self,
         isa: InstructionSet,
         result: Vec<&mut [Block<R>]>,
-    ) -> Vec<PartialMoments<R>> {
+    ) -> Vec<PartialMoments> {
         let size = self.source.size;
         let channels: usize = self.source.channels().iter().sum();
         // A gradient passes no threshold of a ReLU or a pool any more: it may be as inexact as it comes.
@@ -143,7 +196,7 @@ impl<'a, R: Real, T: Tile> Task<'a, R, T> {
     }
 
     /// Those of an image's tiles, before there is anything to add.
-    fn no_moments(&self, image: usize, pixels: usize) -> PartialMoments<R> {
+    fn no_moments(&self, image: usize) -> PartialMoments {
         let blocks = if self.conv.finish.moments {
             self.lanes.len()
         } else {
@@ -151,14 +204,13 @@ impl<'a, R: Real, T: Tile> Task<'a, R, T> {
         };
         PartialMoments {
             image,
-            count: pixels,
-            sums: vec![Default::default(); blocks],
+            sums: vec![[[0.0; LANES]; 2]; blocks],
         }
     }
 }
 
 impl<R: Dispatch, T: Tile> Kernel<R> for Task<'_, R, T> {
-    type Output = Vec<PartialMoments<R>>;
+    type Output = Vec<PartialMoments>;
 
     #[inline(always)]
     fn run<L: Lanes<Real = R>>(self) -> Self::Output {
@@ -172,7 +224,7 @@ impl<R: Dispatch, T: Tile> Kernel<R> for Task<'_, R, T> {
 
 impl<R: Dispatch, T: Tile> Task<'_, R, T> {
     /// Many tiles: each task takes some of them.
-    fn by_tiles<L: Lanes<Real = R>>(&self) -> Vec<PartialMoments<R>> {
+    fn by_tiles<L: Lanes<Real = R>>(&self) -> Vec<PartialMoments> {
         let groups = groups::<L>(self.lanes.len());
         let channels = self.summed.len() * LANES;
         let u_stride = |group: Group| stride(channels * group.blocks);
@@ -187,152 +239,147 @@ impl<R: Dispatch, T: Tile> Task<'_, R, T> {
             })
             .collect();
         let v_stride = stride(most);
-        R::with_scratch(groups.len() * u_length, |u| {
-            u.par_chunks_mut(u_length)
-                .zip(&groups)
-                .for_each(|(u, group)| {
-                    L::call(TransformFilters {
-                        task: self,
-                        group: *group,
-                        summed: &self.summed,
-                        u,
-                        stride: u_stride(*group),
-                    });
+        let mut u = R::arena().take(groups.len() * u_length);
+        u.par_chunks_mut(u_length)
+            .zip(&groups)
+            .for_each(|(u, group)| {
+                L::call(TransformFilters {
+                    task: self,
+                    group: *group,
+                    summed: &self.summed,
+                    u,
+                    stride: u_stride(*group),
                 });
-            let u = &*u;
-            let v_length = self.planes.len() * Self::PRODUCTS * v_stride;
-            let m_length = Self::PRODUCTS * stride(most * L::GROUP);
-            parts
-                .par_iter()
-                .map(|&(first, count)| {
-                    R::with_scratch(v_length + m_length + COLUMNS, |scratch| {
-                        let (v, scratch) = scratch.split_at_mut(v_length);
-                        let (m, columns) = scratch.split_at_mut(m_length);
-                        for (planes, v) in self
-                            .planes
-                            .iter()
-                            .zip(v.chunks_exact_mut(Self::PRODUCTS * v_stride))
-                        {
-                            L::call(TransformTiles {
-                                tile: self.tile,
-                                planes: *planes,
-                                tiling: self.tiling,
-                                first,
-                                count,
-                                columns,
-                                v,
-                                stride: v_stride,
-                            });
+            });
+        let u = &*u;
+        let v_length = self.planes.len() * Self::PRODUCTS * v_stride;
+        let m_length = Self::PRODUCTS * stride(most * L::GROUP);
+        parts
+            .par_iter()
+            .map(|&(first, count)| {
+                R::with_scratch(v_length + m_length + COLUMNS, |scratch| {
+                    let (v, scratch) = scratch.split_at_mut(v_length);
+                    let (m, columns) = scratch.split_at_mut(m_length);
+                    for (planes, v) in self
+                        .planes
+                        .iter()
+                        .zip(v.chunks_exact_mut(Self::PRODUCTS * v_stride))
+                    {
+                        L::call(TransformTiles {
+                            tile: self.tile,
+                            planes: *planes,
+                            tiling: self.tiling,
+                            first,
+                            count,
+                            columns,
+                            v,
+                            stride: v_stride,
+                        });
+                    }
+                    let mut moments = self.no_moments(first / of_image);
+                    for (group, u) in groups.iter().zip(u.chunks_exact(u_length)) {
+                        let m_stride = stride(count * group.blocks);
+                        for k in 0..Self::PRODUCTS {
+                            let (v, m) = (&v[k * v_stride..], &mut m[k * m_stride..]);
+                            let u = &u[k * u_stride(*group)..][..channels * group.blocks];
+                            let pitch = Self::PRODUCTS * v_stride;
+                            product::<L>(group.blocks, count, (v, pitch), u, m, Begin::Anew);
                         }
-                        let mut moments = self
-                            .no_moments(first / of_image, self.tiling.pixels::<T>(first, count));
-                        for (group, u) in groups.iter().zip(u.chunks_exact(u_length)) {
-                            let m_stride = stride(count * group.blocks);
-                            for k in 0..Self::PRODUCTS {
-                                let (v, m) = (&v[k * v_stride..], &mut m[k * m_stride..]);
-                                let u = &u[k * u_stride(*group)..][..channels * group.blocks];
-                                let pitch = Self::PRODUCTS * v_stride;
-                                product::<L>(group.blocks, count, (v, pitch), u, m, Begin::Anew);
-                            }
-                            L::call(TransformBack {
-                                task: self,
-                                group: *group,
-                                first,
-                                count,
-                                m,
-                                stride: m_stride,
-                                moments: std::slice::from_mut(&mut moments),
-                            });
-                        }
-                        moments
-                    })
+                        L::call(TransformBack {
+                            task: self,
+                            group: *group,
+                            first,
+                            count,
+                            m,
+                            stride: m_stride,
+                            moments: std::slice::from_mut(&mut moments),
+                        });
+                    }
+                    moments
                 })
-                .collect()
-        })
+            })
+            .collect()
     }
 
     /// Few tiles, many channels: each task takes some output channels.
-    fn by_channels<L: Lanes<Real = R>>(&self) -> Vec<PartialMoments<R>> {
+    fn by_channels<L: Lanes<Real = R>>(&self) -> Vec<PartialMoments> {
         /// Blocks of input channels whose weights are transformed at a time: they stay in the second cache.
         const AT_A_TIME: usize = 4;
         let groups = groups::<L>(self.lanes.len());
         let count = self.tiling.count();
         let v_stride = stride(count);
         let pitch = Self::PRODUCTS * v_stride;
-        R::with_scratch(self.planes.len() * pitch, |v| {
-            v.par_chunks_mut(pitch)
-                .zip(&self.planes)
-                .for_each(|(v, planes)| {
-                    R::with_scratch(COLUMNS, |columns| {
-                        L::call(TransformTiles {
-                            tile: self.tile,
-                            planes: *planes,
-                            tiling: self.tiling,
-                            first: 0,
-                            count,
-                            columns,
-                            v,
-                            stride: v_stride,
-                        });
+        let mut v = R::arena().take(self.planes.len() * pitch);
+        v.par_chunks_mut(pitch)
+            .zip(&self.planes)
+            .for_each(|(v, planes)| {
+                R::with_scratch(COLUMNS, |columns| {
+                    L::call(TransformTiles {
+                        tile: self.tile,
+                        planes: *planes,
+                        tiling: self.tiling,
+                        first: 0,
+                        count,
+                        columns,
+                        v,
+                        stride: v_stride,
                     });
                 });
-            let v = &*v;
-            let moments: Vec<Vec<PartialMoments<R>>> = groups
-                .par_iter()
-                .map(|group| {
-                    let m_stride = stride(count * group.blocks);
-                    let u_stride = stride(AT_A_TIME * LANES * group.blocks);
-                    let m_length = Self::PRODUCTS * m_stride;
-                    R::with_scratch(m_length + Self::PRODUCTS * u_stride, |scratch| {
-                        let (m, u) = scratch.split_at_mut(m_length);
-                        for (i, summed) in self.summed.chunks(AT_A_TIME).enumerate() {
-                            L::call(TransformFilters {
-                                task: self,
-                                group: *group,
-                                summed,
-                                u,
-                                stride: u_stride,
-                            });
-                            let v = &v[i * AT_A_TIME * pitch..][..summed.len() * pitch];
-                            let begin = if i == 0 { Begin::Anew } else { Begin::Add };
-                            for k in 0..Self::PRODUCTS {
-                                let (v, m) = (&v[k * v_stride..], &mut m[k * m_stride..]);
-                                let u = &u[k * u_stride..][..summed.len() * LANES * group.blocks];
-                                product::<L>(group.blocks, count, (v, pitch), u, m, begin);
-                            }
-                        }
-                        let Size { n, .. } = self.tiling.size;
-                        let area = self.tiling.size.area();
-                        let mut moments: Vec<_> =
-                            (0..n).map(|i| self.no_moments(i, area)).collect();
-                        L::call(TransformBack {
+            });
+        let v = &*v;
+        let moments: Vec<Vec<PartialMoments>> = groups
+            .par_iter()
+            .map(|group| {
+                let m_stride = stride(count * group.blocks);
+                let u_stride = stride(AT_A_TIME * LANES * group.blocks);
+                let m_length = Self::PRODUCTS * m_stride;
+                R::with_scratch(m_length + Self::PRODUCTS * u_stride, |scratch| {
+                    let (m, u) = scratch.split_at_mut(m_length);
+                    for (i, summed) in self.summed.chunks(AT_A_TIME).enumerate() {
+                        L::call(TransformFilters {
                             task: self,
                             group: *group,
-                            first: 0,
-                            count,
-                            m,
-                            stride: m_stride,
-                            moments: &mut moments,
+                            summed,
+                            u,
+                            stride: u_stride,
                         });
-                        moments
-                    })
-                })
-                .collect();
-            // Each task has the moments of its channels.
-            moments
-                .into_iter()
-                .zip(&groups)
-                .reduce(|(mut all, whole), (some, group)| {
-                    for (all, some) in all.iter_mut().zip(some) {
-                        if !all.sums.is_empty() {
-                            let channels = group.first..group.first + group.blocks;
-                            all.sums[channels.clone()].clone_from_slice(&some.sums[channels]);
+                        let v = &v[i * AT_A_TIME * pitch..][..summed.len() * pitch];
+                        let begin = if i == 0 { Begin::Anew } else { Begin::Add };
+                        for k in 0..Self::PRODUCTS {
+                            let (v, m) = (&v[k * v_stride..], &mut m[k * m_stride..]);
+                            let u = &u[k * u_stride..][..summed.len() * LANES * group.blocks];
+                            product::<L>(group.blocks, count, (v, pitch), u, m, begin);
                         }
                     }
-                    (all, whole)
+                    let Size { n, .. } = self.tiling.size;
+                    let mut moments: Vec<_> = (0..n).map(|i| self.no_moments(i)).collect();
+                    L::call(TransformBack {
+                        task: self,
+                        group: *group,
+                        first: 0,
+                        count,
+                        m,
+                        stride: m_stride,
+                        moments: &mut moments,
+                    });
+                    moments
                 })
-                .map_or(Vec::new(), |(all, _)| all)
-        })
+            })
+            .collect();
+        // Each task has the moments of its channels.
+        moments
+            .into_iter()
+            .zip(&groups)
+            .reduce(|(mut all, whole), (some, group)| {
+                for (all, some) in all.iter_mut().zip(some) {
+                    if !all.sums.is_empty() {
+                        let channels = group.first..group.first + group.blocks;
+                        all.sums[channels.clone()].clone_from_slice(&some.sums[channels]);
+                    }
+                }
+                (all, whole)
+            })
+            .map_or(Vec::new(), |(all, _)| all)
     }
 }
 
@@ -426,7 +473,7 @@ struct TransformBack<'a, 'b, R, T> {
     m: &'a [Block<R>],
     stride: usize,
     /// Of the images from that of the first tile on.
-    moments: &'a mut [PartialMoments<R>],
+    moments: &'a mut [PartialMoments],
 }
 
 impl<R: Real, T: Tile> Kernel<R> for TransformBack<'_, '_, R, T> {
@@ -453,14 +500,8 @@ impl<R: Real, T: Tile> Kernel<R> for TransformBack<'_, '_, R, T> {
                 let plane = run.image * size.area();
                 let (top, height) = (run.y * T::M, T::M.min(size.h - run.y * T::M));
                 let moments = &mut self.moments[run.image - first_image];
-                let mut sums = match moments.sums.get(block) {
-                    Some([shift, sum, square]) => {
-                        Some([L::load(shift), L::load(sum), L::load(square)])
-                    }
-                    None => None,
-                };
-                // The first tile of a part, or of an image.
-                let mut fresh = at == 0 || (run.y, run.x) == (0, 0);
+                let mut sums = moments.sums.get_mut(block);
+                let mut few = FewMoments::<L>::none();
                 for t in 0..run.count {
                     let left = (run.x + t) * T::M;
                     let width = T::M.min(size.w - left);
@@ -485,20 +526,16 @@ impl<R: Real, T: Tile> Kernel<R> for TransformBack<'_, '_, R, T> {
                             let y = y + bias;
                             let y = if conv.finish.relu { y.relu() } else { y };
                             y.store(result);
-                            if let Some([shift, sum, square]) = &mut sums {
-                                if fresh {
-                                    *shift = y;
-                                    fresh = false;
-                                }
-                                let difference = y - *shift;
-                                *sum = *sum + difference;
-                                *square = difference.fma(difference, *square);
+                            if sums.is_some() {
+                                few.add(y);
                             }
                         }
                     }
-                }
-                if let Some([shift, sum, square]) = sums {
-                    moments.sums[block] = [shift.to_block(), sum.to_block(), square.to_block()];
+                    if let Some(sums) = &mut sums {
+                        if few.count + T::M * T::M > FewMoments::<L>::MOST || t + 1 == run.count {
+                            few.give(sums);
+                        }
+                    }
                 }
             }
         }

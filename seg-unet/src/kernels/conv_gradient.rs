@@ -117,83 +117,80 @@ impl<R: Dispatch, T: Tile> Task<'_, R, T> {
         let v_stride = stride(AT_A_TIME);
         let v_length = self.planes.len() * Self::PRODUCTS * v_stride;
         let q_length = Self::PRODUCTS * stride(AT_A_TIME * L::GROUP);
-        R::with_scratch(shares.len() * length, |sums| {
-            sums.par_chunks_mut(length)
-                .zip(&shares)
-                .for_each(|(sums, &(start, tiles))| {
-                    R::with_scratch(v_length + q_length + COLUMNS, |scratch| {
-                        let (v, scratch) = scratch.split_at_mut(v_length);
-                        let (q, columns) = scratch.split_at_mut(q_length);
-                        for (i, (at, count)) in even_parts(tiles, AT_A_TIME).enumerate() {
-                            let (first, begin) =
-                                (start + at, if i == 0 { Begin::Anew } else { Begin::Add });
-                            for (planes, v) in self
-                                .planes
-                                .iter()
-                                .zip(v.chunks_exact_mut(Self::PRODUCTS * v_stride))
-                            {
-                                L::call(TransformTiles {
-                                    tile: self.tile,
-                                    planes: *planes,
-                                    tiling: self.tiling,
-                                    first,
-                                    count,
-                                    columns,
-                                    v,
-                                    stride: v_stride,
-                                });
-                            }
-                            for (group, sums) in groups.iter().zip(sums.chunks_exact_mut(per_group))
-                            {
-                                let q_stride = stride(count * group.blocks);
-                                L::call(TransformGradient {
-                                    task: self,
-                                    group: *group,
-                                    first,
-                                    count,
-                                    q,
-                                    stride: q_stride,
-                                });
-                                let u_stride = stride(LANES * group.blocks);
-                                for k in 0..Self::PRODUCTS {
-                                    let q = &q[k * q_stride..][..count * group.blocks];
-                                    for i in 0..self.inputs.len() {
-                                        let v = &v[(i * Self::PRODUCTS + k) * v_stride..][..count];
-                                        let u = &mut sums
-                                            [i * per_block(group.blocks) + k * u_stride..]
-                                            [..LANES * group.blocks];
-                                        product::<L>(group.blocks, v, q, u, begin);
-                                    }
+        let mut sums = R::arena().take(shares.len() * length);
+        sums.par_chunks_mut(length)
+            .zip(&shares)
+            .for_each(|(sums, &(start, tiles))| {
+                R::with_scratch(v_length + q_length + COLUMNS, |scratch| {
+                    let (v, scratch) = scratch.split_at_mut(v_length);
+                    let (q, columns) = scratch.split_at_mut(q_length);
+                    for (i, (at, count)) in even_parts(tiles, AT_A_TIME).enumerate() {
+                        let (first, begin) =
+                            (start + at, if i == 0 { Begin::Anew } else { Begin::Add });
+                        for (planes, v) in self
+                            .planes
+                            .iter()
+                            .zip(v.chunks_exact_mut(Self::PRODUCTS * v_stride))
+                        {
+                            L::call(TransformTiles {
+                                tile: self.tile,
+                                planes: *planes,
+                                tiling: self.tiling,
+                                first,
+                                count,
+                                columns,
+                                v,
+                                stride: v_stride,
+                            });
+                        }
+                        for (group, sums) in groups.iter().zip(sums.chunks_exact_mut(per_group)) {
+                            let q_stride = stride(count * group.blocks);
+                            L::call(TransformGradient {
+                                task: self,
+                                group: *group,
+                                first,
+                                count,
+                                q,
+                                stride: q_stride,
+                            });
+                            let u_stride = stride(LANES * group.blocks);
+                            for k in 0..Self::PRODUCTS {
+                                let q = &q[k * q_stride..][..count * group.blocks];
+                                for i in 0..self.inputs.len() {
+                                    let v = &v[(i * Self::PRODUCTS + k) * v_stride..][..count];
+                                    let u = &mut sums[i * per_block(group.blocks) + k * u_stride..]
+                                        [..LANES * group.blocks];
+                                    product::<L>(group.blocks, v, q, u, begin);
                                 }
                             }
                         }
+                    }
+                });
+            });
+        // The shares' sums are added to the first one's.
+        let (all, others) = sums.split_at_mut(length);
+        let rows = self.rows(&groups, weights);
+        all.par_chunks_mut(per_group)
+            .zip(&groups)
+            .zip(rows)
+            .enumerate()
+            .for_each(|(g, ((sums, group), rows))| {
+                for share in others.chunks_exact(length) {
+                    L::call(Add {
+                        sums,
+                        terms: &share[g * per_group..][..per_group],
                     });
-                });
-            // The shares' sums are added to the first one's.
-            let (all, others) = sums.split_at_mut(length);
-            let rows = self.rows(&groups, weights);
-            all.par_chunks_mut(per_group)
-                .zip(&groups)
-                .zip(rows)
-                .enumerate()
-                .for_each(|(g, ((sums, group), rows))| {
-                    for share in others.chunks_exact(length) {
-                        L::call(Add {
-                            sums,
-                            terms: &share[g * per_group..][..per_group],
-                        });
-                    }
-                    for (i, inputs) in self.inputs.iter().enumerate() {
-                        L::call(TransformSums {
-                            task: self,
-                            group: *group,
-                            inputs: *inputs,
-                            u: &sums[i * per_block(group.blocks)..],
-                            rows,
-                        });
-                    }
-                });
-        });
+                }
+                for (i, inputs) in self.inputs.iter().enumerate() {
+                    L::call(TransformSums {
+                        task: self,
+                        group: *group,
+                        inputs: *inputs,
+                        u: &sums[i * per_block(group.blocks)..],
+                        rows,
+                    });
+                }
+            });
     }
 
     /// Few tiles, many channels: each task takes some output channels.
@@ -202,55 +199,54 @@ impl<R: Dispatch, T: Tile> Task<'_, R, T> {
         let count = self.tiling.count();
         let v_stride = stride(count);
         let pitch = Self::PRODUCTS * v_stride;
-        R::with_scratch(self.planes.len() * pitch, |v| {
-            v.par_chunks_mut(pitch)
-                .zip(&self.planes)
-                .for_each(|(v, planes)| {
-                    R::with_scratch(COLUMNS, |columns| {
-                        L::call(TransformTiles {
-                            tile: self.tile,
-                            planes: *planes,
-                            tiling: self.tiling,
-                            first: 0,
-                            count,
-                            columns,
-                            v,
-                            stride: v_stride,
-                        });
-                    });
-                });
-            let v = &*v;
-            let rows = self.rows(&groups, weights);
-            groups.par_iter().zip(rows).for_each(|(group, rows)| {
-                let q_stride = stride(count * group.blocks);
-                let u_stride = stride(LANES * group.blocks);
-                let q_length = Self::PRODUCTS * q_stride;
-                R::with_scratch(q_length + Self::PRODUCTS * u_stride, |scratch| {
-                    let (q, u) = scratch.split_at_mut(q_length);
-                    L::call(TransformGradient {
-                        task: self,
-                        group: *group,
+        let mut v = R::arena().take(self.planes.len() * pitch);
+        v.par_chunks_mut(pitch)
+            .zip(&self.planes)
+            .for_each(|(v, planes)| {
+                R::with_scratch(COLUMNS, |columns| {
+                    L::call(TransformTiles {
+                        tile: self.tile,
+                        planes: *planes,
+                        tiling: self.tiling,
                         first: 0,
                         count,
-                        q,
-                        stride: q_stride,
+                        columns,
+                        v,
+                        stride: v_stride,
                     });
-                    for (inputs, v) in self.inputs.iter().zip(v.chunks_exact(pitch)) {
-                        for k in 0..Self::PRODUCTS {
-                            let q = &q[k * q_stride..][..count * group.blocks];
-                            let u = &mut u[k * u_stride..][..LANES * group.blocks];
-                            let v = &v[k * v_stride..][..count];
-                            product::<L>(group.blocks, v, q, u, Begin::Anew);
-                        }
-                        L::call(TransformSums {
-                            task: self,
-                            group: *group,
-                            inputs: *inputs,
-                            u,
-                            rows,
-                        });
-                    }
                 });
+            });
+        let v = &*v;
+        let rows = self.rows(&groups, weights);
+        groups.par_iter().zip(rows).for_each(|(group, rows)| {
+            let q_stride = stride(count * group.blocks);
+            let u_stride = stride(LANES * group.blocks);
+            let q_length = Self::PRODUCTS * q_stride;
+            R::with_scratch(q_length + Self::PRODUCTS * u_stride, |scratch| {
+                let (q, u) = scratch.split_at_mut(q_length);
+                L::call(TransformGradient {
+                    task: self,
+                    group: *group,
+                    first: 0,
+                    count,
+                    q,
+                    stride: q_stride,
+                });
+                for (inputs, v) in self.inputs.iter().zip(v.chunks_exact(pitch)) {
+                    for k in 0..Self::PRODUCTS {
+                        let q = &q[k * q_stride..][..count * group.blocks];
+                        let u = &mut u[k * u_stride..][..LANES * group.blocks];
+                        let v = &v[k * v_stride..][..count];
+                        product::<L>(group.blocks, v, q, u, Begin::Anew);
+                    }
+                    L::call(TransformSums {
+                        task: self,
+                        group: *group,
+                        inputs: *inputs,
+                        u,
+                        rows,
+                    });
+                }
             });
         });
     }

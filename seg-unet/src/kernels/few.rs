@@ -6,9 +6,9 @@
 use rayon::prelude::*;
 
 use super::{
-    conv::{Finish, Group, PartialMoments, groups},
+    conv::{FewMoments, Finish, Group, PartialMoments, groups},
     filters::TAPS,
-    lanes::{Block, Lanes},
+    lanes::{Block, LANES, Lanes},
     maps::{Size, Span, load_up_to, spans},
     shared::Shared,
     simd::{Dispatch, InstructionSet, Kernel},
@@ -49,7 +49,7 @@ impl<R: Dispatch> Few<'_, R> {
         finish: Finish<'_, R>,
         outputs: usize,
         result: &mut [Block<R>],
-    ) -> Vec<PartialMoments<R>> {
+    ) -> Vec<PartialMoments> {
         let spans = spans(&[outputs]);
         let length = self.channels * TAPS;
         // [C · 9][O/16]
@@ -151,7 +151,7 @@ struct Forward<'a, R> {
 }
 
 impl<R: Dispatch> Kernel<R> for Forward<'_, R> {
-    type Output = PartialMoments<R>;
+    type Output = PartialMoments;
 
     #[inline(always)]
     fn run<L: Lanes<Real = R>>(self) -> Self::Output {
@@ -162,7 +162,7 @@ impl<R: Dispatch> Kernel<R> for Forward<'_, R> {
         } else {
             0
         };
-        let mut sums = vec![<[Block<R>; 3]>::default(); wanted];
+        let mut sums = vec![[[0.0; LANES]; 2]; wanted];
         for group in groups::<L>(self.spans.len()) {
             for row in 0..self.rows {
                 let whole = w / PIXELS * PIXELS;
@@ -176,14 +176,13 @@ impl<R: Dispatch> Kernel<R> for Forward<'_, R> {
         }
         PartialMoments {
             image: self.image,
-            count: self.rows * w,
             sums,
         }
     }
 }
 
 /// Pixels side by side whose sums stay in registers.
-const PIXELS: usize = 4;
+const PIXELS: usize = 8;
 
 impl<R: Dispatch> Forward<'_, R> {
     #[inline(always)]
@@ -193,7 +192,7 @@ impl<R: Dispatch> Forward<'_, R> {
         group: Group,
         row: usize,
         x: usize,
-        moments: &mut [[Block<R>; 3]],
+        moments: &mut [[[f64; LANES]; 2]],
     ) {
         if group.blocks == 1 {
             self.pixels::<L, P, 1>(padded, group.first, row, x, moments);
@@ -209,7 +208,7 @@ impl<R: Dispatch> Forward<'_, R> {
         block: usize,
         row: usize,
         x: usize,
-        moments: &mut [[Block<R>; 3]],
+        moments: &mut [[[f64; LANES]; 2]],
     ) {
         let size = self.few.size;
         let pitch = size.w + 2;
@@ -238,18 +237,15 @@ impl<R: Dispatch> Forward<'_, R> {
             #[allow(unsafe_code)]
             // SAFETY: tasks have rows of their own.
             let result = unsafe { self.result.part(start..start + P) };
+            let mut few = FewMoments::<L>::none();
             for (p, result) in result.iter_mut().enumerate() {
                 let y = sums[p][g] + bias;
                 let y = if self.finish.relu { y.relu() } else { y };
                 y.store(result);
-                if let Some([shift, sum, square]) = moments.get_mut(block + g) {
-                    if (row, x, p) == (0, 0, 0) {
-                        y.store(shift);
-                    }
-                    let difference = y - L::load(shift);
-                    (L::load(sum) + difference).store(sum);
-                    difference.fma(difference, L::load(square)).store(square);
-                }
+                few.add(y);
+            }
+            if let Some(sums) = moments.get_mut(block + g) {
+                few.give(sums);
             }
         }
     }

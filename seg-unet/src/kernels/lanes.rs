@@ -9,7 +9,7 @@ use std::{
 
 use candle_core::WithDType;
 
-use super::simd::Kernel;
+use super::{buffers::Arena, simd::Kernel};
 
 /// How many channels lie side by side in memory.
 pub(crate) const LANES: usize = 16;
@@ -33,6 +33,9 @@ pub(crate) trait Real:
 {
     fn fma(self, factor: Self, addend: Self) -> Self;
 
+    /// Where maps of such numbers live.
+    fn arena() -> &'static Arena<Self>;
+
     /// Lends `f` room for `len` blocks that hold anything. It is kept by the thread, so that no call maps memory anew.
     fn with_scratch<T>(len: usize, f: impl FnOnce(&mut [Block<Self>]) -> T) -> T;
 }
@@ -43,6 +46,11 @@ macro_rules! real {
             #[inline(always)]
             fn fma(self, factor: Self, addend: Self) -> Self {
                 self * factor + addend
+            }
+
+            fn arena() -> &'static Arena<Self> {
+                static ARENA: Arena<$real> = Arena::new();
+                &ARENA
             }
 
             fn with_scratch<T>(len: usize, f: impl FnOnce(&mut [Block<Self>]) -> T) -> T {

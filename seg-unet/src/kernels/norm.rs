@@ -26,41 +26,37 @@ pub(crate) struct Moments<R> {
 }
 
 impl<R: Real> Moments<R> {
-    /// From the moments of all parts of all images, in their order.
+    /// From the moments of all parts of all images of `area` pixels, in their order.
     pub(crate) fn of_parts(
-        parts: &[PartialMoments<R>],
+        parts: &[PartialMoments],
         blocks: usize,
-        images: usize,
+        Size { n: images, h, w }: Size,
         eps: f64,
     ) -> Self {
+        let area = (h * w) as f64;
+        let mut totals = vec![[[0.0; LANES]; 2]; blocks * images];
+        for part in parts {
+            for (block, sums) in part.sums.iter().enumerate() {
+                let total = &mut totals[block * images + part.image];
+                for (total, sums) in total.iter_mut().zip(sums) {
+                    for (total, sum) in total.iter_mut().zip(sums) {
+                        *total += sum;
+                    }
+                }
+            }
+        }
         let mut moments = Self {
             mean: vec![Block::default(); blocks * images],
             rstd: vec![Block::default(); blocks * images],
         };
-        for block in 0..blocks {
+        for (i, [sums, squares]) in totals.iter().enumerate() {
             for lane in 0..LANES {
-                // Count, mean and sum of squared differences from it, so far: Chan et al. 1983.
-                let mut sums = vec![(0.0, 0.0, 0.0); images];
-                for part in parts {
-                    let [shift, sum, square] = part.sums[block].map(|block| block.0[lane].to_f64());
-                    let count = part.count as f64;
-                    let (mean, squares) = (shift + sum / count, square - sum * sum / count);
-                    let (n, mu, m2) = &mut sums[part.image];
-                    let difference = mean - *mu;
-                    let total = *n + count;
-                    *mu += difference * (count / total);
-                    *m2 += squares + difference * difference * (*n * count / total);
-                    *n = total;
-                }
-                for (image, (n, mu, m2)) in sums.into_iter().enumerate() {
-                    let i = block * images + image;
-                    moments.mean[i].0[lane] = R::from_f64(mu);
-                    // Rounding may leave a little less than nothing of a constant channel.
-                    let variance = (m2 / n).max(0.0);
-                    // Not `max` for a NaN: it has to come through.
-                    let variance = if m2.is_nan() { m2 } else { variance };
-                    moments.rstd[i].0[lane] = R::from_f64(1.0 / (variance + eps).sqrt());
-                }
+                let mean = sums[lane] / area;
+                let variance = squares[lane] / area - mean * mean;
+                // Rounding may leave less than nothing of a constant channel; a NaN has to come through.
+                let variance = if variance < 0.0 { 0.0 } else { variance };
+                moments.mean[i].0[lane] = R::from_f64(mean);
+                moments.rstd[i].0[lane] = R::from_f64(1.0 / (variance + eps).sqrt());
             }
         }
         moments
@@ -103,7 +99,10 @@ pub(crate) struct ChannelGradients<R> {
 }
 
 /// Rows of an image that are summed before they are added to the others; even, so that a pool's windows are whole.
-const ROWS: usize = 16;
+const ROWS: usize = 8;
+
+/// Pixels whose sum is rounded little: these are added to the others as one.
+const SHORT: usize = 64;
 
 /// Turns the gradient of y, to which that of y's maxima of 2 × 2 is added if there is one, into that of z.
 pub(crate) fn backward<R: Dispatch>(
@@ -233,6 +232,7 @@ impl<R: Real> Kernel<R> for Sums<'_, R> {
             let rows = self.gradient.chunks_exact_mut(2 * self.width);
             let rows = rows.zip(self.maps.chunks_exact(2 * self.width));
             for ((gradient, maps), pooled) in rows.zip(pooled.chunks_exact(self.width / 2)) {
+                let mut row = [L::zero(); 2];
                 for (x, pooled) in pooled.iter().enumerate() {
                     let places = [2 * x, 2 * x + 1, self.width + 2 * x, self.width + 2 * x + 1];
                     let mut r = [L::zero(); 4];
@@ -245,16 +245,22 @@ impl<R: Real> Kernel<R> for Sums<'_, R> {
                     for (i, place) in places.into_iter().enumerate() {
                         let g = L::load(&gradient[place]) + pooled[i];
                         g.store(&mut gradient[place]);
-                        sums[0] = sums[0] + g;
-                        sums[1] = g.fma(r[i] - mean, sums[1]);
+                        row[0] = row[0] + g;
+                        row[1] = g.fma(r[i] - mean, row[1]);
                     }
                 }
+                sums = [sums[0] + row[0], sums[1] + row[1]];
             }
         } else {
-            for (gradient, r) in self.gradient.iter().zip(self.maps) {
-                let (g, r) = (L::load(gradient), L::load(r));
-                sums[0] = sums[0] + g;
-                sums[1] = g.fma(r - mean, sums[1]);
+            let parts = self.gradient.chunks(SHORT).zip(self.maps.chunks(SHORT));
+            for (gradient, maps) in parts {
+                let mut part = [L::zero(); 2];
+                for (gradient, r) in gradient.iter().zip(maps) {
+                    let (g, r) = (L::load(gradient), L::load(r));
+                    part[0] = part[0] + g;
+                    part[1] = g.fma(r - mean, part[1]);
+                }
+                sums = [sums[0] + part[0], sums[1] + part[1]];
             }
         }
         [sums[0].to_block(), sums[1].to_block()]
@@ -278,12 +284,17 @@ impl<R: Real> Kernel<R> for Through<'_, R> {
         let (of_g, of_r, of_one) = (L::load(of_g), L::load(of_r), L::load(of_one));
         let mean = L::load(self.mean);
         let mut sum = L::zero();
-        for (gradient, r) in self.gradient.iter_mut().zip(self.maps) {
-            let (g, r) = (L::load(gradient), L::load(r));
-            let z = g.fma(of_g, (r - mean).fma(of_r, of_one));
-            let z = L::select(r.positive(), z, L::zero());
-            z.store(gradient);
-            sum = sum + z;
+        let parts = self.gradient.chunks_mut(SHORT).zip(self.maps.chunks(SHORT));
+        for (gradient, maps) in parts {
+            let mut part = L::zero();
+            for (gradient, r) in gradient.iter_mut().zip(maps) {
+                let (g, r) = (L::load(gradient), L::load(r));
+                let z = g.fma(of_g, (r - mean).fma(of_r, of_one));
+                let z = L::select(r.positive(), z, L::zero());
+                z.store(gradient);
+                part = part + z;
+            }
+            sum = sum + part;
         }
         sum.to_block()
     }

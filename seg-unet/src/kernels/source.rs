@@ -90,17 +90,6 @@ impl Tiling {
         self.size.n * self.of_image()
     }
 
-    /// How many pixels of the images lie in these tiles.
-    pub(crate) fn pixels<T: Tile>(self, first: usize, count: usize) -> usize {
-        let within = |start: usize, length: usize, end: usize| (start + length).min(end) - start;
-        self.runs(first, count, usize::MAX)
-            .map(|(_, run)| {
-                within(run.y * T::M, T::M, self.size.h)
-                    * within(run.x * T::M, run.count * T::M, self.size.w)
-            })
-            .sum()
-    }
-
     /// The tiles from `first` on, row by row: the place of each run among them, and the run.
     pub(crate) fn runs(
         self,

@@ -125,56 +125,55 @@ where
     let u_length = TAPS * channels * L::GROUP;
     let most = 2 * L::ROWS;
     let result = Shared::new(result);
-    L::Real::with_scratch(groups.len() * u_length, |u| {
-        u.par_chunks_mut(u_length)
-            .zip(&groups)
-            .for_each(|(u, group)| {
-                let outputs = &outputs[group.first..][..group.blocks];
-                L::call(ForwardFilters {
-                    filters: up.filters(),
-                    inputs: &inputs,
-                    outputs,
-                    u,
-                });
+    let mut u = L::Real::arena().take(groups.len() * u_length);
+    u.par_chunks_mut(u_length)
+        .zip(&groups)
+        .for_each(|(u, group)| {
+            let outputs = &outputs[group.first..][..group.blocks];
+            L::call(ForwardFilters {
+                filters: up.filters(),
+                inputs: &inputs,
+                outputs,
+                u,
             });
-        let u = &*u;
-        let v_length = inputs.len() * most;
-        chunks(up.size, most)
-            .into_par_iter()
-            .for_each(|(image, first, count)| {
-                L::Real::with_scratch(v_length + most * L::GROUP, |scratch| {
-                    let (v, m) = scratch.split_at_mut(v_length);
-                    L::call(Load {
-                        up,
-                        image,
-                        first,
-                        count,
-                        v,
-                    });
-                    for (group, u) in groups.iter().zip(u.chunks_exact(u_length)) {
-                        for tap in 0..TAPS {
-                            let u = &u[tap * channels * group.blocks..][..channels * group.blocks];
-                            product::<L>(group.blocks, count, (v, count), u, m, Begin::Anew);
-                            let outputs = &outputs[group.first..][..group.blocks];
-                            let group = *group;
-                            let size = up.size;
-                            L::call(Deal {
-                                size,
-                                group,
-                                outputs,
-                                bias,
-                                image,
-                                first,
-                                count,
-                                tap,
-                                m,
-                                result,
-                            });
-                        }
+        });
+    let u = &*u;
+    let v_length = inputs.len() * most;
+    chunks(up.size, most)
+        .into_par_iter()
+        .for_each(|(image, first, count)| {
+            L::Real::with_scratch(v_length + most * L::GROUP, |scratch| {
+                let (v, m) = scratch.split_at_mut(v_length);
+                L::call(Load {
+                    up,
+                    image,
+                    first,
+                    count,
+                    v,
+                });
+                for (group, u) in groups.iter().zip(u.chunks_exact(u_length)) {
+                    for tap in 0..TAPS {
+                        let u = &u[tap * channels * group.blocks..][..channels * group.blocks];
+                        product::<L>(group.blocks, count, (v, count), u, m, Begin::Anew);
+                        let outputs = &outputs[group.first..][..group.blocks];
+                        let group = *group;
+                        let size = up.size;
+                        L::call(Deal {
+                            size,
+                            group,
+                            outputs,
+                            bias,
+                            image,
+                            first,
+                            count,
+                            tap,
+                            m,
+                            result,
+                        });
                     }
-                });
+                }
             });
-    });
+        });
 }
 
 /// `[4][I][G]` of a group of outputs.
@@ -314,52 +313,51 @@ where
     let most = 2 * L::ROWS;
     let (area, images) = (up.size.area(), up.size.n);
     let result = Shared::new(result);
-    L::Real::with_scratch(groups.len() * u_length, |u| {
-        u.par_chunks_mut(u_length)
-            .zip(&groups)
-            .for_each(|(u, group)| {
-                let inputs = &inputs[group.first..][..group.blocks];
-                L::call(BackwardFilters {
-                    filters: up.filters(),
-                    inputs,
-                    outputs: &outputs,
-                    u,
-                });
+    let mut u = L::Real::arena().take(groups.len() * u_length);
+    u.par_chunks_mut(u_length)
+        .zip(&groups)
+        .for_each(|(u, group)| {
+            let inputs = &inputs[group.first..][..group.blocks];
+            L::call(BackwardFilters {
+                filters: up.filters(),
+                inputs,
+                outputs: &outputs,
+                u,
             });
-        let u = &*u;
-        chunks(up.size, most)
-            .into_par_iter()
-            .for_each(|(image, first, count)| {
-                let v_length = summed * count;
-                L::Real::with_scratch(v_length + most * L::GROUP, |scratch| {
-                    let (v, m) = scratch.split_at_mut(v_length);
-                    let (size, outputs) = (up.size, outputs.len());
-                    L::call(Collect {
-                        size,
-                        gradient,
-                        image,
-                        first,
-                        count,
-                        blocks: 0..outputs,
-                        v,
-                        step: 1,
-                    });
-                    for (group, u) in groups.iter().zip(u.chunks_exact(u_length)) {
-                        let u = &u[..summed * LANES * group.blocks];
-                        product::<L>(group.blocks, count, (v, count), u, m, Begin::Anew);
-                        for g in 0..group.blocks {
-                            let at = ((group.first + g) * images + image) * area + first;
-                            #[allow(unsafe_code)]
-                            // SAFETY: tasks have pixels of their own.
-                            let result = unsafe { result.part(at..at + count) };
-                            for (result, m) in result.iter_mut().zip(m.chunks_exact(group.blocks)) {
-                                *result = m[g];
-                            }
+        });
+    let u = &*u;
+    chunks(up.size, most)
+        .into_par_iter()
+        .for_each(|(image, first, count)| {
+            let v_length = summed * count;
+            L::Real::with_scratch(v_length + most * L::GROUP, |scratch| {
+                let (v, m) = scratch.split_at_mut(v_length);
+                let (size, outputs) = (up.size, outputs.len());
+                L::call(Collect {
+                    size,
+                    gradient,
+                    image,
+                    first,
+                    count,
+                    blocks: 0..outputs,
+                    v,
+                    step: 1,
+                });
+                for (group, u) in groups.iter().zip(u.chunks_exact(u_length)) {
+                    let u = &u[..summed * LANES * group.blocks];
+                    product::<L>(group.blocks, count, (v, count), u, m, Begin::Anew);
+                    for g in 0..group.blocks {
+                        let at = ((group.first + g) * images + image) * area + first;
+                        #[allow(unsafe_code)]
+                        // SAFETY: tasks have pixels of their own.
+                        let result = unsafe { result.part(at..at + count) };
+                        for (result, m) in result.iter_mut().zip(m.chunks_exact(group.blocks)) {
+                            *result = m[g];
                         }
                     }
-                });
+                }
             });
-    });
+        });
 }
 
 /// `[4][O][G]` of a group of inputs.
@@ -465,77 +463,75 @@ where
     let chunks = chunks(up.size, AT_A_TIME);
     let v_length = inputs.len() * AT_A_TIME;
     // Each task has a group of outputs, whose weights are few enough to sum over all pixels.
-    L::Real::with_scratch(groups.len() * per_group, |sums| {
-        sums.par_chunks_mut(per_group)
-            .zip(&groups)
-            .for_each(|(sums, group)| {
-                let step = group.blocks;
-                let (sums, totals) = sums.split_at_mut(inputs.len() * per_block);
-                totals.fill(Block::default());
-                L::Real::with_scratch(v_length + TAPS * AT_A_TIME * step, |scratch| {
-                    let (v, q) = scratch.split_at_mut(v_length);
-                    for (i, &(image, first, count)) in chunks.iter().enumerate() {
-                        let begin = if i == 0 { Begin::Anew } else { Begin::Add };
-                        L::call(Load {
-                            up,
-                            image,
-                            first,
-                            count,
-                            v,
-                        });
-                        let blocks = group.first..group.first + step;
-                        let size = up.size;
-                        L::call(Collect {
-                            size,
-                            gradient,
-                            image,
-                            first,
-                            count,
-                            blocks,
-                            v: q,
-                            step,
-                        });
-                        L::call(AddUp {
-                            terms: &q[..TAPS * count * step],
-                            totals: &mut totals[..step],
-                        });
-                        for (v, sums) in v.chunks_exact(count).zip(sums.chunks_exact_mut(per_block))
-                        {
-                            for tap in 0..TAPS {
-                                let q = &q[tap * count * step..][..count * step];
-                                let u = &mut sums[tap * LANES * step..][..LANES * step];
-                                if step == 1 {
-                                    L::call(OverPositions::<_, 1> { v, q, u, begin });
-                                } else {
-                                    L::call(OverPositions::<_, 2> { v, q, u, begin });
-                                }
+    let mut sums = L::Real::arena().take(groups.len() * per_group);
+    sums.par_chunks_mut(per_group)
+        .zip(&groups)
+        .for_each(|(sums, group)| {
+            let step = group.blocks;
+            let (sums, totals) = sums.split_at_mut(inputs.len() * per_block);
+            totals.fill(Block::default());
+            L::Real::with_scratch(v_length + TAPS * AT_A_TIME * step, |scratch| {
+                let (v, q) = scratch.split_at_mut(v_length);
+                for (i, &(image, first, count)) in chunks.iter().enumerate() {
+                    let begin = if i == 0 { Begin::Anew } else { Begin::Add };
+                    L::call(Load {
+                        up,
+                        image,
+                        first,
+                        count,
+                        v,
+                    });
+                    let blocks = group.first..group.first + step;
+                    let size = up.size;
+                    L::call(Collect {
+                        size,
+                        gradient,
+                        image,
+                        first,
+                        count,
+                        blocks,
+                        v: q,
+                        step,
+                    });
+                    L::call(AddUp {
+                        terms: &q[..TAPS * count * step],
+                        totals: &mut totals[..step],
+                    });
+                    for (v, sums) in v.chunks_exact(count).zip(sums.chunks_exact_mut(per_block)) {
+                        for tap in 0..TAPS {
+                            let q = &q[tap * count * step..][..count * step];
+                            let u = &mut sums[tap * LANES * step..][..LANES * step];
+                            if step == 1 {
+                                L::call(OverPositions::<_, 1> { v, q, u, begin });
+                            } else {
+                                L::call(OverPositions::<_, 2> { v, q, u, begin });
                             }
                         }
                     }
+                }
+            });
+        });
+    let weights = Shared::new(weights);
+    for (sums, group) in sums.chunks_exact(per_group).zip(&groups) {
+        let outputs = &outputs[group.first..][..group.blocks];
+        let (sums, totals) = sums.split_at(inputs.len() * per_block);
+        for (total, span) in totals.iter().zip(outputs) {
+            bias[span.first..][..span.count].copy_from_slice(&total.0[..span.count]);
+        }
+        inputs
+            .par_iter()
+            .zip(sums.par_chunks_exact(per_block))
+            .for_each(|(inputs, sums)| {
+                let columns = up.outputs;
+                L::call(ToWeights {
+                    inputs: *inputs,
+                    outputs,
+                    columns,
+                    sums,
+                    weights,
                 });
             });
-        let weights = Shared::new(weights);
-        for (sums, group) in sums.chunks_exact(per_group).zip(&groups) {
-            let outputs = &outputs[group.first..][..group.blocks];
-            let (sums, totals) = sums.split_at(inputs.len() * per_block);
-            for (total, span) in totals.iter().zip(outputs) {
-                bias[span.first..][..span.count].copy_from_slice(&total.0[..span.count]);
-            }
-            inputs
-                .par_iter()
-                .zip(sums.par_chunks_exact(per_block))
-                .for_each(|(inputs, sums)| {
-                    let columns = up.outputs;
-                    L::call(ToWeights {
-                        inputs: *inputs,
-                        outputs,
-                        columns,
-                        sums,
-                        weights,
-                    });
-                });
-        }
-    });
+    }
 }
 
 /// totals += Σ terms, of each block of a group.
