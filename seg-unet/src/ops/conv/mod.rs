@@ -181,6 +181,8 @@ mod tests {
 
     const ROUNDING: f64 = 1e-13;
 
+    type OfOneImage = fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor>;
+
     fn of_one(n: usize, i: usize, o: usize, h: usize, w: usize, k: usize) -> [Tensor; 3] {
         [
             random(&[n, i, h, w], 1),
@@ -338,7 +340,7 @@ mod tests {
             let w = w.pad_with_zeros(2, k / 2, k / 2).unwrap();
             let w = w.pad_with_zeros(3, k / 2, k / 2).unwrap();
             let b = Tensor::zeros(3, DType::F64, &Cpu).unwrap();
-            let of = |x: f64, f: fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor>| {
+            let of = |x: f64, f: OfOneImage| {
                 let x = Tensor::new(&[[[[x]]]], &Cpu).unwrap();
                 let b = Var::from_tensor(&b).unwrap();
                 let y = f(&x, &w, &b).unwrap();
@@ -357,8 +359,7 @@ mod tests {
     fn shapes_that_do_not_fit_are_named() {
         let t = |dims: &[usize]| Tensor::zeros(dims, DType::F32, &Cpu).unwrap();
         let (image, bias) = (t(&[1, 3, 8, 8]), t(&[4]));
-        type Operation = fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor>;
-        let operations: [(&str, [Operation; 2]); 2] = [
+        let operations: [(&str, [OfOneImage; 2]); 2] = [
             ("conv2d_same", [conv2d_same, conv2d_same_reference]),
             (
                 "conv2d_same_relu",
