@@ -3,7 +3,7 @@
 //!
 //! Candle's own is right but slow: its forward gathers single floats, and its gradients convolve with kernels as large
 //! as the image. On the CPU a 3 × 3 kernel goes through [`crate::kernels`], any other through products with the
-//! unfolded image.
+//! unfolded image. The former works in tiles: what a NaN or an infinity touches of a tile may make NaN of all of it.
 
 mod blocked;
 mod one;
@@ -351,6 +351,45 @@ mod tests {
             for f in [conv2d_same_relu, conv2d_same_relu_reference] {
                 assert_eq!(of(1.0, f), (vec![0., 0., 1.], vec![0., 0., 1.]));
                 assert!(of(f64::NAN, f).0.iter().all(|y| y.is_nan()));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_shows_wherever_the_reference_shows_it() {
+        for (channels, k, dtype) in [
+            (2, 3, DType::F32),
+            (20, 3, DType::F32),
+            (20, 3, DType::F64),
+            (2, 5, DType::F32),
+        ] {
+            let [x, w, b] = of_one(1, channels, 18, 19, 23, k).map(|t| t.to_dtype(dtype).unwrap());
+            let at = |place: usize| {
+                let elements = (0..x.elem_count()).map(|i| u8::from(i == place)).collect();
+                Tensor::from_vec(elements, x.shape(), &Cpu).unwrap()
+            };
+            let finite = |y: Result<Tensor>| -> Vec<bool> {
+                let y = y.unwrap().to_dtype(DType::F64).unwrap();
+                let y: Vec<f64> = y.flatten_all().unwrap().to_vec1().unwrap();
+                y.iter().map(|y| y.is_finite()).collect()
+            };
+            for (place, value) in [(0, f64::NAN), (500, f64::NAN), (500, f64::INFINITY)] {
+                let everywhere = Tensor::full(value, x.shape(), &Cpu).unwrap();
+                let everywhere = everywhere.to_dtype(dtype).unwrap();
+                let x = at(place).where_cond(&everywhere, &x).unwrap();
+                let expected = finite(conv2d_same_reference(&x, &w, &b));
+                assert!(expected.contains(&true) && expected.contains(&false));
+                let found = finite(conv2d_same(&x, &w, &b));
+                assert!(found.contains(&true));
+                assert!(
+                    found
+                        .iter()
+                        .zip(&expected)
+                        .all(|(&found, &expected)| expected || !found)
+                );
+                if value.is_nan() {
+                    assert_eq!(finite(conv2d_same_relu(&x, &w, &b)), found);
+                }
             }
         }
     }
