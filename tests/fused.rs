@@ -17,7 +17,7 @@ use rayon::ThreadPoolBuilder;
 use crate::case::{GAMMAS, assert_all_close, flat, plain_and_plus_plus, scalar};
 
 /// A number of cases: the environment's, or as many as are run without asking.
-fn number(variable: &str, default: u32) -> u32 {
+pub(crate) fn number(variable: &str, default: u32) -> u32 {
     std::env::var(variable).map_or(default, |cases| {
         cases
             .parse()

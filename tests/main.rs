@@ -7,3 +7,4 @@ mod fused;
 mod golden;
 mod gradients;
 mod laws;
+mod operations;

@@ -12,10 +12,12 @@ mod storage;
 #[cfg(test)]
 pub(crate) mod testing;
 pub(crate) use storage::{cpu_elements, sum};
-mod unfold;
 mod up;
 
-pub use conv::{conv2d_same, conv2d_same_reference};
+pub use conv::{
+    conv2d_same, conv2d_same_joined, conv2d_same_joined_reference, conv2d_same_reference,
+    conv2d_same_relu, conv2d_same_relu_reference,
+};
 pub use norm::{instance_norm, instance_norm_reference, relu_instance_norm, relu_reference};
 pub use pool::{max_pool2, max_pool2_reference};
 pub use up::{up2, up2_reference};

@@ -4,6 +4,7 @@ use candle_core::{
     CpuStorage, DType, Error, Layout, Result, Shape, Storage, Tensor, WithDType,
     backend::BackendStorage,
 };
+use rayon::prelude::*;
 
 /// Whether the custom operations serve this tensor; if not, the reference does.
 pub(super) fn fused(x: &Tensor) -> bool {
@@ -125,6 +126,15 @@ pub(super) fn sum2<T: WithDType>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> f64
 /// Σ f(a), as [`sum2`].
 pub(crate) fn sum<T: WithDType>(a: &[T], f: impl Fn(T) -> T) -> f64 {
     sum2(a, a, |a, _| f(a))
+}
+
+/// The sum over each channel of `[N, C, …]`, of so many positions: a bias's gradient.
+pub(super) fn channel_sums<T: WithDType>(a: &[T], channels: usize, positions: usize) -> Vec<T> {
+    let sums: Vec<f64> = a.par_chunks(positions).map(|a| sum(a, |x| x)).collect();
+    let over_images = |channel| sums.iter().skip(channel).step_by(channels).sum();
+    (0..channels)
+        .map(|channel| T::from_f64(over_images(channel)))
+        .collect()
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@
 use candle_core::{CpuStorage, CustomOp3, DType, Error, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::storage::{Matrix, elements, fused, sum, with_elements};
+use super::storage::{Matrix, channel_sums, elements, fused, with_elements};
 
 /// Doubles height and width: `x` is `[N, I, H, W]`, `weight` `[I, O, 2, 2]`, `bias` `[O]`, the result `[N, O, 2H, 2W]`.
 ///
@@ -188,14 +188,11 @@ impl Up2 {
         let weight = size.weight(&weight, 0);
         let mut gx = Vec::with_capacity(x.len());
         let mut gw = vec![T::zero(); 4 * inputs * outputs];
-        let mut gb = vec![0.0; outputs];
+        let gb = channel_sums(gy, outputs, 4 * pixels);
         for (x, gy) in x
             .chunks(inputs * pixels)
             .zip(gy.chunks(outputs * 4 * pixels))
         {
-            for (gb, gy) in gb.iter_mut().zip(gy.chunks(4 * pixels)) {
-                *gb += sum(gy, |g| g);
-            }
             let rows = T::to_cpu_storage_owned(collect(size, gy));
             let rows = Matrix::new(&rows, 0, (4 * outputs, pixels), pixels);
             gx.extend(weight.times::<T>(&rows)?);
@@ -205,7 +202,7 @@ impl Up2 {
                 *gw += part;
             }
         }
-        Ok((gx, gw, gb.into_iter().map(T::from_f64).collect()))
+        Ok((gx, gw, gb))
     }
 }
 
