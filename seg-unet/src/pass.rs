@@ -5,7 +5,9 @@
 //! way up are made again where they are read, no gradient is filled with zeros to be added to, and all room is used
 //! again in the next step.
 
-use std::ops::Deref;
+use std::{marker::PhantomData, ops::Deref};
+
+use candle_core::{Layout, Result, Storage, Var};
 
 use crate::{
     UNetConfig,
@@ -24,15 +26,35 @@ use crate::{
         source::{Affine, Part, Source},
         up::Up,
     },
+    ops::cpu_elements,
 };
 
 /// The network's weights, in their order, and what else a pass needs.
 pub(crate) struct Plan<'a, R> {
     pub(crate) config: &'a UNetConfig,
-    pub(crate) weights: Vec<&'a [R]>,
+    pub(crate) vars: &'a [(String, Var)],
     pub(crate) isa: InstructionSet,
     /// Of the images.
     pub(crate) size: Size,
+    pub(crate) of: PhantomData<R>,
+}
+
+/// Who takes the gradient of the weight at a place in their order, as soon as nothing else needs the weight.
+pub(crate) type Sink<'a, R> = &'a mut (dyn FnMut(usize, Vec<R>) -> Result<()> + Send);
+
+/// A weight's numbers; while this guard of their storage lives, nobody can write them.
+struct Weight<'a, G, R> {
+    guard: G,
+    layout: &'a Layout,
+    of: PhantomData<R>,
+}
+
+impl<G: Deref<Target = Storage>, R: Dispatch> Deref for Weight<'_, G, R> {
+    type Target = [R];
+
+    fn deref(&self) -> &[R] {
+        cpu_elements(&self.guard, self.layout).expect("the weights are the CPU's, of one dtype")
+    }
 }
 
 /// What a forward pass keeps: the results of all convolutions.
@@ -133,7 +155,20 @@ impl<R: Dispatch> Plan<'_, R> {
     }
 
     fn head_at(&self) -> usize {
-        self.weights.len() - PER_LAYER
+        self.vars.len() - PER_LAYER
+    }
+
+    /// The weight at a place in their order.
+    fn weight(&self, at: usize) -> impl Deref<Target = [R]> {
+        let (_, var) = &self.vars[at];
+        let (guard, layout) = var.storage_and_layout();
+        let of = PhantomData;
+        Weight { guard, layout, of }
+    }
+
+    fn zeros_like(&self, at: usize) -> Vec<R> {
+        let (_, var) = &self.vars[at];
+        vec![R::default(); var.elem_count()]
     }
 
     fn level_size(&self, level: usize) -> Size {
@@ -204,8 +239,8 @@ impl<R: Dispatch> Plan<'_, R> {
 
     fn logits(&self, last: &Rectified<R>) -> Vec<R> {
         let mut logits = vec![R::default(); self.config.classes * self.size.pixels()];
-        let bias = self.weights[self.head_at() + 1];
-        self.head(last).run(self.isa, bias, &mut logits);
+        let (weights, bias) = (self.weight(self.head_at()), self.weight(self.head_at() + 1));
+        self.head(last, &weights).run(self.isa, &bias, &mut logits);
         logits
     }
 
@@ -250,8 +285,10 @@ impl<R: Dispatch> Plan<'_, R> {
     /// The maps below, raised to a level.
     fn raised(&self, below: &Rectified<R>, level: usize) -> Maps<R> {
         let mut raised = self.take(self.config.channels(level), level);
-        let bias = self.weights[self.up_at(level) + 1];
-        self.up(below, level).run(self.isa, bias, &mut raised);
+        let at = self.up_at(level);
+        let (weights, bias) = (self.weight(at), self.weight(at + 1));
+        self.up(below, &weights, level)
+            .run(self.isa, &bias, &mut raised);
         raised
     }
 
@@ -269,20 +306,20 @@ impl<R: Dispatch> Plan<'_, R> {
     }
 
     /// The way up to a level.
-    fn up<'a>(&'a self, below: &'a Rectified<R>, level: usize) -> Up<'a, R> {
+    fn up<'a>(&self, below: &'a Rectified<R>, weights: &'a [R], level: usize) -> Up<'a, R> {
         Up {
             source: below.part(),
             size: below.size,
-            weights: self.weights[self.up_at(level)],
+            weights,
             outputs: self.config.channels(level),
         }
     }
 
-    fn head<'a>(&'a self, last: &'a Rectified<R>) -> Head<'a, R> {
+    fn head<'a>(&self, last: &'a Rectified<R>, weights: &'a [R]) -> Head<'a, R> {
         Head {
             source: last.part(),
             size: last.size,
-            weights: self.weights[self.head_at()],
+            weights,
             classes: self.config.classes,
         }
     }
@@ -311,19 +348,19 @@ impl<R: Dispatch> Plan<'_, R> {
         level: usize,
         conv: impl FnOnce(&[R], Finish<'_, R>, usize, &mut [Block<R>]) -> Vec<PartialMoments>,
     ) -> Rectified<R> {
-        let [weights, bias, norm_weight, norm_bias] = [0, 1, 2, 3].map(|i| self.weights[at + i]);
+        let [weights, bias, norm_weight, norm_bias] = [0, 1, 2, 3].map(|i| self.weight(at + i));
         let (channels, size) = (self.config.channels(level), self.level_size(level));
         let mut maps = self.take(channels, level);
         let finish = Finish {
-            bias: Some(bias),
+            bias: Some(&bias),
             relu: true,
             moments: true,
         };
-        let parts = conv(weights, finish, channels, &mut maps);
+        let parts = conv(&weights, finish, channels, &mut maps);
         let blocks = spans(&[channels]).len();
         let moments = Moments::of_parts(&parts, blocks, size, self.config.norm_eps);
         Rectified {
-            affine: moments.affine(norm_weight, norm_bias),
+            affine: moments.affine(&norm_weight, &norm_bias),
             maps,
             channels,
             size,
@@ -331,52 +368,67 @@ impl<R: Dispatch> Plan<'_, R> {
         }
     }
 
-    /// Every weight's gradient, in their order, from that of the logits.
-    pub(crate) fn backward(&self, images: &[R], trace: Trace<R>, gradient: &[R]) -> Vec<Vec<R>> {
+    /// Every weight's gradient, from that of the logits, to whoever takes them.
+    pub(crate) fn backward(
+        &self,
+        images: &[R],
+        trace: Trace<R>,
+        gradient: &[R],
+        sink: Sink<'_, R>,
+    ) -> Result<()> {
         let Trace {
             mut encoder,
             mut decoder,
         } = trace;
         let UNetConfig { depth, .. } = *self.config;
-        let mut gradients = Gradients(self.weights.iter().map(|_| Vec::new()).collect());
         let mut of_last = self.take(self.config.channels(0), 0);
         if let Some([_, last]) = decoder.last() {
-            let of = self.head(last).backward(self.isa, gradient, &mut of_last);
-            gradients.set(self.head_at(), [of.weights, of.bias]);
+            let at = self.head_at();
+            let head = self.weight(at);
+            let of = self
+                .head(last, &head)
+                .backward(self.isa, gradient, &mut of_last);
+            drop(head);
+            sink(at, of.weights)?;
+            sink(at + 1, of.bias)?;
         }
         // Fine to coarse through the decoder, then back through the encoder.
         let mut of_skips = Vec::new();
         for level in 0..depth {
             let Some(pair) = decoder.pop() else { break };
             let at = self.decoder_at(level);
-            let of_first = self.second_back(at, level, pair, of_last, None, &mut gradients);
+            let of_first = self.second_back(at, level, pair, of_last, None, sink)?;
             let [_, below] = decoder.last().unwrap_or(&encoder[depth]);
             let [_, skip] = &encoder[level];
             let raised = self.raised(below, level);
-            gradients.0[at] = self.weight_gradient(at, &self.joined(&raised, skip), &of_first);
+            let of_weights = self.weight_gradient(at, &self.joined(&raised, skip), &of_first);
             drop(raised);
             let inputs = [skip.channels, skip.channels];
             let [of_raised, of_skip] = self.input_gradients(at, level, inputs, &of_first);
             drop(of_first);
             of_skips.push(of_skip);
+            sink(at, of_weights)?;
             let at = self.up_at(level);
-            let mut weights = vec![R::default(); self.weights[at].len()];
-            let mut bias = vec![R::default(); self.weights[at + 1].len()];
-            let up = self.up(below, level);
-            up.weight_gradient(self.isa, &of_raised, &mut weights, &mut bias);
-            gradients.set(at, [weights, bias]);
+            let (mut of_weights, mut of_bias) = (self.zeros_like(at), self.zeros_like(at + 1));
             of_last = self.take(below.channels, level + 1);
-            up.input_gradient(self.isa, &of_raised, &mut of_last);
+            {
+                let weights = self.weight(at);
+                let up = self.up(below, &weights, level);
+                up.weight_gradient(self.isa, &of_raised, &mut of_weights, &mut of_bias);
+                up.input_gradient(self.isa, &of_raised, &mut of_last);
+            }
+            sink(at, of_weights)?;
+            sink(at + 1, of_bias)?;
         }
         let mut of_maxima = None;
         for level in (0..=depth).rev() {
             let Some(pair) = encoder.pop() else { break };
             let at = Self::encoder_at(level);
-            let of_first = self.second_back(at, level, pair, of_last, of_maxima, &mut gradients);
+            let of_first = self.second_back(at, level, pair, of_last, of_maxima, sink)?;
             let above = encoder.last().map(|[_, second]| second);
-            gradients.0[at] = match self.encoder_input(images, level, above) {
+            let of_weights = match self.encoder_input(images, level, above) {
                 Input::Planes(few) => {
-                    let mut weights = vec![R::default(); self.weights[at].len()];
+                    let mut weights = self.zeros_like(at);
                     let channels = self.config.channels(level);
                     few.weight_gradient(self.isa, &of_first, channels, &mut weights);
                     weights
@@ -386,17 +438,18 @@ impl<R: Dispatch> Plan<'_, R> {
                 }
             };
             let (Some(above), Some(of_skip)) = (above, of_skips.pop()) else {
-                break; // the images need no gradient
+                return sink(at, of_weights); // the images need no gradient
             };
             let [of_input] = self.input_gradients(at, level, [above.channels], &of_first);
+            sink(at, of_weights)?;
             of_maxima = Some(of_input);
             of_last = of_skip;
         }
-        gradients.0
+        Ok(())
     }
 
     /// From the gradient of a pair's result, and of its windows' maxima, to that of the first convolution's result
-    /// before the `ReLU`, and of all weights but the first convolution's.
+    /// before the `ReLU`; all weights' gradients on the way, but that of the first convolution's kernel.
     fn second_back(
         &self,
         at: usize,
@@ -404,14 +457,15 @@ impl<R: Dispatch> Plan<'_, R> {
         [first, second]: Pair<R>,
         gradient: Maps<R>,
         maxima: Option<Maps<R>>,
-        gradients: &mut Gradients<R>,
-    ) -> Maps<R> {
+        sink: Sink<'_, R>,
+    ) -> Result<Maps<R>> {
         let second_at = at + PER_CONV;
-        let of_second = self.norm_back(second_at, second, gradient, maxima, gradients);
-        gradients.0[second_at] = self.weight_gradient(second_at, &first.source(), &of_second);
+        let of_second = self.norm_back(second_at, second, gradient, maxima, sink)?;
+        let of_weights = self.weight_gradient(second_at, &first.source(), &of_second);
         let [of_first] = self.input_gradients(second_at, level, [first.channels], &of_second);
         drop(of_second);
-        self.norm_back(at, first, of_first, None, gradients)
+        sink(second_at, of_weights)?;
+        self.norm_back(at, first, of_first, None, sink)
     }
 
     /// From the gradient of a norm's result to that of the convolution's before the `ReLU`, in the same room.
@@ -421,18 +475,20 @@ impl<R: Dispatch> Plan<'_, R> {
         result: Rectified<R>,
         mut gradient: Maps<R>,
         maxima: Option<Maps<R>>,
-        gradients: &mut Gradients<R>,
-    ) -> Maps<R> {
+        sink: Sink<'_, R>,
+    ) -> Result<Maps<R>> {
         let maxima = maxima.as_deref();
         let of = norm_backward(self.isa, result.normed(), &mut gradient, maxima);
-        gradients.0[at + 1] = of.conv_bias;
-        gradients.set(at + PER_LAYER, [of.weight, of.bias]);
-        gradient
+        sink(at + 1, of.conv_bias)?;
+        sink(at + PER_LAYER, of.weight)?;
+        sink(at + PER_LAYER + 1, of.bias)?;
+        Ok(gradient)
     }
 
     fn weight_gradient(&self, at: usize, source: &Source<'_, R>, gradient: &[Block<R>]) -> Vec<R> {
-        let mut weights = vec![R::default(); self.weights[at].len()];
-        let outputs = self.weights[at + 1].len();
+        let mut weights = self.zeros_like(at);
+        let (_, bias) = &self.vars[at + 1];
+        let outputs = bias.elem_count();
         weight_gradient(self.isa, source, gradient, outputs, &mut weights);
         weights
     }
@@ -449,7 +505,7 @@ impl<R: Dispatch> Plan<'_, R> {
         Conv {
             source: &self.source(gradient, self.config.channels(level), level),
             filters: Filters {
-                weights: self.weights[at],
+                weights: &self.weight(at),
                 columns: inputs.iter().sum(),
             },
             way: Way::Backward,
@@ -462,15 +518,16 @@ impl<R: Dispatch> Plan<'_, R> {
         );
         of_inputs
     }
-}
 
-/// Of every weight, in their order.
-struct Gradients<R>(Vec<Vec<R>>);
-
-impl<R> Gradients<R> {
-    /// Those of a weight and its bias.
-    fn set(&mut self, at: usize, [weight, bias]: [Vec<R>; 2]) {
-        self.0[at] = weight;
-        self.0[at + 1] = bias;
+    /// How many blocks are in use at once at most, or a few more: what all convolutions leave, a gradient on the finest
+    /// level or two, and what the products of one convolution are summed in.
+    pub(crate) fn blocks_at_once(&self) -> usize {
+        let level = |level: usize| {
+            let blocks = spans(&[self.config.channels(level)]).len();
+            blocks * self.level_size(level).pixels()
+        };
+        let kept: usize = (0..self.config.depth).map(|i| 4 * level(i)).sum();
+        let transformed = 4 * spans(&[self.config.channels(self.config.depth)]).len().pow(2) * 16;
+        2 * (kept + 2 * level(self.config.depth) + 4 * level(0)) + 36 * transformed
     }
 }

@@ -1,6 +1,6 @@
 //! The network: which operations, in which order, on which weights.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, marker::PhantomData, path::Path};
 
 use candle_core::{DType, Device, Error, Result, Tensor, Var, backprop::GradStore};
 
@@ -87,6 +87,26 @@ impl Pass<'_> {
     /// # Errors
     /// If the gradient has another shape or dtype than the logits.
     pub fn backward(self, gradient: &Tensor) -> Result<GradStore> {
+        let (net, mut store) = (self.net, GradStore::default());
+        self.backward_each(gradient, |at, gradient| {
+            let (_, var) = &net.vars[at];
+            store.insert(var, gradient);
+            Ok(())
+        })?;
+        Ok(store)
+    }
+
+    /// As [`Pass::backward`], but each gradient is given to `take` as soon as it is there, with its weight's place in
+    /// [`UNet::vars`]. `take` may change that weight, which nothing needs any more, and with the gradients gone one
+    /// after the other, they take no room of their own.
+    ///
+    /// # Errors
+    /// As [`Pass::backward`], and those of `take`, which end it: the gradients that follow are then missing.
+    pub fn backward_each(
+        self,
+        gradient: &Tensor,
+        mut take: impl FnMut(usize, Tensor) -> Result<()> + Send,
+    ) -> Result<()> {
         let Self {
             net,
             images,
@@ -104,10 +124,18 @@ impl Pass<'_> {
         }
         let gradient = gradient.contiguous()?.detach();
         match kept {
-            Kept::F32(trace) => net.gradients(&images, trace, &gradient),
-            Kept::F64(trace) => net.gradients(&images, trace, &gradient),
-            // The derivative of Σ logits · g in the weights is the loss's, since g is its derivative in the logits.
-            Kept::Graph => (logits * gradient)?.sum_all()?.backward(),
+            Kept::F32(trace) => net.go_back(&images, trace, &gradient, take),
+            Kept::F64(trace) => net.go_back(&images, trace, &gradient, take),
+            Kept::Graph => {
+                // The derivative of Σ logits · g in the weights is the loss's, since g is its derivative in the logits.
+                let mut store = (logits * gradient)?.sum_all()?.backward()?;
+                for (at, (_, var)) in net.vars.iter().enumerate() {
+                    if let Some(gradient) = store.remove(var) {
+                        take(at, gradient)?;
+                    }
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -337,45 +365,36 @@ impl UNet {
         f: impl FnOnce(&Plan<'_, R>, &[R]) -> T + Send,
     ) -> Result<T> {
         let (n, _, h, w) = images.dims4()?;
-        let storages: Vec<_> = self
-            .vars
-            .iter()
-            .map(|(_, var)| var.storage_and_layout())
-            .collect();
-        let weights = storages
-            .iter()
-            .map(|(storage, layout)| ops::cpu_elements(storage, layout))
-            .collect::<Result<Vec<&[R]>>>()?;
-        R::arena().expect(Size { n, h, w });
         let plan = Plan {
             config: &self.config,
-            weights,
+            vars: &self.vars,
             isa: InstructionSet::get()?,
             size: Size { n, h, w },
+            of: PhantomData,
         };
+        R::arena().expect(plan.size, plan.blocks_at_once());
         let (storage, layout) = images.storage_and_layout();
         let images = ops::cpu_elements(&storage, layout)?;
         // In one go on the pool's threads: no wake-up between operations.
         Ok(rayon::scope(|_| f(&plan, images)))
     }
 
-    fn gradients<R: Dispatch>(
+    fn go_back<R: Dispatch>(
         &self,
         images: &Tensor,
         trace: Trace<R>,
         gradient: &Tensor,
-    ) -> Result<GradStore> {
+        mut take: impl FnMut(usize, Tensor) -> Result<()> + Send,
+    ) -> Result<()> {
         let (storage, layout) = gradient.storage_and_layout();
         let gradient = ops::cpu_elements(&storage, layout)?;
-        let gradients = self.with_plan(images, |plan, images| {
-            plan.backward(images, trace, gradient)
-        })?;
-        let mut store = GradStore::default();
-        for ((_, var), gradient) in self.vars.iter().zip(gradients) {
-            let gradient = Tensor::from_vec(gradient, var.shape(), var.device())?;
-            store.insert(var, gradient);
-        }
-        Ok(store)
+        let mut sink = |at: usize, gradient: Vec<R>| {
+            let (_, var) = &self.vars[at];
+            take(at, Tensor::from_vec(gradient, var.shape(), var.device())?)
+        };
+        self.with_plan(images, |plan, images| {
+            plan.backward(images, trace, gradient, &mut sink)
+        })?
     }
 
     fn check(&self, images: &Tensor) -> Result<()> {

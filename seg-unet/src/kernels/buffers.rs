@@ -2,9 +2,10 @@
 #![allow(unsafe_code)]
 
 use std::{
+    alloc::{self, Layout},
     fmt,
     ops::{Deref, DerefMut},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use super::{
@@ -19,12 +20,11 @@ pub(crate) struct Arena<R: Real>(Mutex<Segments<R>>);
 
 #[derive(Debug)]
 struct Segments<R> {
-    /// Never moved while a part is in use.
-    segments: Vec<Vec<Block<R>>>,
+    segments: Vec<Segment<R>>,
     /// What nobody uses, in order.
     free: Vec<Place>,
     used: usize,
-    expected: Option<Size>,
+    expected: Option<(Size, usize)>,
 }
 
 /// A part of a segment.
@@ -49,7 +49,8 @@ impl<R: Real> Arena<R> {
     pub(crate) fn take(&'static self, len: usize) -> Maps<R> {
         let mut segments = self.lock();
         let place = segments.take(len);
-        let start = segments.segments[place.segment][place.start..].as_mut_ptr();
+        // SAFETY: the place lies within the segment.
+        let start = unsafe { segments.segments[place.segment].start.add(place.start) };
         Maps {
             start,
             place,
@@ -57,45 +58,49 @@ impl<R: Real> Arena<R> {
         }
     }
 
-    /// Says what is to come: images of a size. Unless the last were such, nothing that fitted those is kept.
-    pub(crate) fn expect(&self, size: Size) {
+    /// Says what is to come: images of a size, for which `len` blocks or so may be needed at once. Unless the last were
+    /// such, nothing that fitted those is kept.
+    pub(crate) fn expect(&self, size: Size, len: usize) {
         let mut segments = self.lock();
-        if segments.expected != Some(size) {
-            segments.clear();
+        if segments.expected != Some((size, len)) && segments.used == 0 {
+            segments.segments.clear();
+            segments.free.clear();
+            segments.grow(len);
+            segments.expected = Some((size, len));
         }
-        segments.expected = Some(size);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Segments<R>> {
+    fn lock(&self) -> MutexGuard<'_, Segments<R>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<R: Real> Segments<R> {
+    /// The first place that is long enough: memory further on is then perhaps never touched, and takes no room.
     fn take(&mut self, len: usize) -> Place {
+        let fits = |place: &Place| place.len >= len;
+        let i = self.free.iter().position(fits).unwrap_or_else(|| {
+            self.grow(len);
+            self.free.len() - 1
+        });
+        let free = &mut self.free[i];
+        let place = Place { len, ..*free };
+        free.start += len;
+        free.len -= len;
+        if free.len == 0 {
+            self.free.remove(i);
+        }
         self.used += len;
-        let fitting = self.free.iter_mut().filter(|place| place.len >= len);
-        if let Some(free) = fitting.min_by_key(|place| place.len) {
-            let place = Place { len, ..*free };
-            free.start += len;
-            free.len -= len;
-            self.free.retain(|place| place.len > 0);
-            return place;
-        }
-        self.segments.push(vec![Block::default(); len]);
-        Place {
-            segment: self.segments.len() - 1,
-            start: 0,
-            len,
-        }
+        place
     }
 
-    /// Frees all memory, if nobody uses any.
-    fn clear(&mut self) {
-        if self.used == 0 {
-            self.segments.clear();
-            self.free.clear();
-        }
+    fn grow(&mut self, len: usize) {
+        self.free.push(Place {
+            segment: self.segments.len(),
+            start: 0,
+            len,
+        });
+        self.segments.push(Segment::new(len));
     }
 
     fn give_back(&mut self, place: Place) {
@@ -111,6 +116,35 @@ impl<R: Real> Segments<R> {
                 }
             }
         }
+    }
+}
+
+/// Memory of its own, zeros at first: the system gives it page by page, when it is written to.
+#[derive(Debug)]
+struct Segment<R> {
+    start: *mut Block<R>,
+    layout: Layout,
+}
+
+// SAFETY: it owns its memory, as a vector does.
+unsafe impl<R: Real> Send for Segment<R> {}
+
+impl<R: Real> Segment<R> {
+    fn new(len: usize) -> Self {
+        let layout = Layout::array::<Block<R>>(len.max(1)).expect("an image's maps fit in memory");
+        // SAFETY: the layout is of one block at least.
+        let start: *mut Block<R> = unsafe { alloc::alloc_zeroed(layout) }.cast();
+        if start.is_null() {
+            alloc::handle_alloc_error(layout);
+        }
+        Self { start, layout }
+    }
+}
+
+impl<R> Drop for Segment<R> {
+    fn drop(&mut self) {
+        // SAFETY: allocated by `new` with this layout; nobody uses it, as segments are dropped only when `used` is 0.
+        unsafe { alloc::dealloc(self.start.cast(), self.layout) }
     }
 }
 
@@ -136,8 +170,8 @@ impl<R: Real> Deref for Maps<R> {
     type Target = [Block<R>];
 
     fn deref(&self) -> &[Block<R>] {
-        // SAFETY: the place lies within its segment, which is neither moved nor freed while a part of it is in use; it
-        // is initialised, and no other `Maps` overlaps it.
+        // SAFETY: the place lies within its segment, which is not freed while a part of it is in use; zeros are numbers,
+        // and no other `Maps` overlaps it.
         unsafe { std::slice::from_raw_parts(self.start, self.place.len) }
     }
 }
@@ -161,9 +195,14 @@ mod tests {
 
     static ARENA: Arena<f64> = Arena::new();
 
+    const fn of(h: usize) -> Size {
+        Size { n: 1, h, w: 1 }
+    }
+
     #[test]
     fn what_is_given_back_is_used_again_whole_or_in_parts() {
         let block = |x: f64| Block([x; 16]);
+        ARENA.expect(of(1), 150);
         let mut first = ARENA.take(100);
         let mut second = ARENA.take(50);
         first.fill(block(1.0));
@@ -180,13 +219,15 @@ mod tests {
         drop(a);
         drop(c); // joined on both sides
         let whole = ARENA.take(100);
+        assert_eq!(ARENA.lock().segments.len(), 1);
+        let more = ARENA.take(7); // than was expected
         assert_eq!(ARENA.lock().segments.len(), 2);
-        ARENA.lock().clear(); // in use: nothing happens
+        ARENA.expect(of(2), 10); // in use: nothing happens
         assert_eq!(ARENA.lock().segments.len(), 2);
-        drop(whole);
-        drop(second);
+        drop((whole, second, more));
         assert_eq!(ARENA.lock().free.len(), 2);
-        ARENA.lock().clear();
-        assert_eq!(ARENA.lock().segments.len(), 0);
+        ARENA.expect(of(2), 10);
+        assert_eq!(ARENA.lock().segments.len(), 1);
+        assert_eq!(ARENA.take(10).len(), 10);
     }
 }
