@@ -92,14 +92,9 @@ impl Batch {
     /// When the device has no room.
     pub fn gather(images: &[Prepared], classes: usize, device: &Device) -> Result<Self> {
         let (n, first) = (images.len(), &images[0].image);
-        let pixels = images
-            .iter()
-            .flat_map(|image| image.image.data.iter().copied())
-            .collect();
-        let labels: Vec<u8> = images
-            .iter()
-            .flat_map(|image| image.labels.data.iter().copied())
-            .collect();
+        let pixels: Vec<&[f32]> = images.iter().map(|image| &image.image.data[..]).collect();
+        let labels: Vec<&[u8]> = images.iter().map(|image| &image.labels.data[..]).collect();
+        let (pixels, labels) = (pixels.concat(), labels.concat());
         let (height, width) = (first.height, first.width);
         Ok(Self {
             ids: images.iter().map(|image| image.id.clone()).collect(),
@@ -151,7 +146,11 @@ fn target(
     Ok(Target::dense(&one_hot).mask(&Tensor::from_vec(counts, shape, device)?))
 }
 
-/// Prepares one item after the other on a thread of its own, one ahead of the reader. The order is that of the items.
+/// Items that are prepared before the reader asks for them: an image that takes some times as long as the others to read
+/// keeps nobody waiting.
+const AHEAD: usize = 4;
+
+/// Prepares one item after the other on a thread of its own, ahead of the reader. The order is that of the items.
 pub fn ahead<'scope, I, T>(
     scope: &'scope std::thread::Scope<'scope, '_>,
     items: I,
@@ -161,7 +160,7 @@ where
     I: Iterator + Send + 'scope,
     T: Send + 'scope,
 {
-    let (sender, receiver) = mpsc::sync_channel(1);
+    let (sender, receiver) = mpsc::sync_channel(AHEAD);
     scope.spawn(move || {
         for item in items {
             // The reader has stopped early: nothing more is wanted.
@@ -259,6 +258,22 @@ mod tests {
             let squares: Vec<i32> = ahead(scope, 0..5, |i| i * i).collect();
             assert_eq!(squares, [0, 1, 4, 9, 16]);
             assert_eq!(ahead(scope, 0.., |i| i).nth(3), Some(3));
+        });
+    }
+
+    #[test]
+    fn items_are_prepared_while_the_reader_is_busy_but_not_without_end() {
+        let (begun, begins) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let mut items = ahead(scope, 0.., |i: usize| begun.send(i).map(|()| i));
+            assert_eq!(items.next().unwrap().unwrap(), 0);
+            // The one taken, those that lie ready, and the one that there is no room for yet.
+            for i in 0..AHEAD + 2 {
+                assert_eq!(begins.recv().unwrap(), i);
+            }
+            assert!(begins.try_recv().is_err());
+            assert_eq!(items.next().unwrap().unwrap(), 1);
+            assert_eq!(begins.recv().unwrap(), AHEAD + 2);
         });
     }
 }

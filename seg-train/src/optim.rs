@@ -12,9 +12,10 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Tensor, Var};
+use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Tensor, Var, WithDType};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::{cell::RefCell, collections::HashMap};
 
 /// Settings of [`Sgd`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,7 +67,46 @@ pub struct Sgd {
 struct Parameter {
     name: String,
     var: Var,
-    velocity: Tensor,
+    velocity: Velocity,
+}
+
+/// Plain numbers where one loop does the whole step, which is bound by memory: Candle's in-place operations change one
+/// tensor each, and would read everything twice.
+#[derive(Debug)]
+enum Velocity {
+    F32(Vec<f32>),
+    F64(Vec<f64>),
+    Tensor(Tensor),
+}
+
+impl Velocity {
+    fn zeros(var: &Var) -> Result<Self> {
+        let count = var.elem_count();
+        Ok(match var.dtype() {
+            DType::F32 if var.device().is_cpu() => Self::F32(vec![0.0; count]),
+            DType::F64 if var.device().is_cpu() => Self::F64(vec![0.0; count]),
+            _ => Self::Tensor(var.as_tensor().zeros_like()?.detach()),
+        })
+    }
+
+    /// A copy of a tensor of the variable's shape and type.
+    fn of(tensor: &Tensor, var: &Var) -> Result<Self> {
+        let flat = || tensor.flatten_all();
+        Ok(match var.dtype() {
+            DType::F32 if var.device().is_cpu() => Self::F32(flat()?.to_vec1()?),
+            DType::F64 if var.device().is_cpu() => Self::F64(flat()?.to_vec1()?),
+            _ => Self::Tensor(tensor.to_device(var.device())?.copy()?.detach()),
+        })
+    }
+
+    /// A copy as a tensor.
+    fn tensor(&self, var: &Var) -> Result<Tensor> {
+        Ok(match self {
+            Self::F32(v) => Tensor::from_slice(v, var.shape(), var.device())?,
+            Self::F64(v) => Tensor::from_slice(v, var.shape(), var.device())?,
+            Self::Tensor(v) => v.copy()?,
+        })
+    }
 }
 
 impl Sgd {
@@ -92,7 +132,7 @@ impl Sgd {
                 Ok(Parameter {
                     name: name.clone(),
                     var: var.clone(),
-                    velocity: var.as_tensor().zeros_like()?.detach(),
+                    velocity: Velocity::zeros(var)?,
                 })
             })
             .collect::<Result<_>>()?;
@@ -119,7 +159,7 @@ impl Sgd {
     /// # Errors
     ///
     /// If a variable has no gradient, which is named: an operation without a backward cut it off, and training would go
-    /// on without it. No variable has been changed then.
+    /// on without it. Or if a gradient has another shape or type. No variable has been changed then.
     pub fn step(&mut self, gradients: &GradStore) -> Result<()> {
         let gradients = self
             .parameters
@@ -130,11 +170,23 @@ impl Sgd {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        for (parameter, gradient) in self.parameters.iter_mut().zip(gradients) {
-            parameter
-                .step(gradient, self.lr, self.momentum, self.nesterov)
-                .with_context(|| format!("cannot update {}", parameter.name))?;
+        for (parameter, gradient) in self.parameters.iter().zip(&gradients) {
+            parameter.check(gradient)?;
         }
+        let step = Step {
+            lr: self.lr,
+            momentum: self.momentum,
+            nesterov: self.nesterov,
+        };
+        // All variables in one go: each way into rayon's pool puts threads to sleep and wakes them.
+        self.parameters
+            .par_iter_mut()
+            .zip(gradients)
+            .try_for_each(|(parameter, gradient)| {
+                parameter
+                    .step(gradient, step)
+                    .with_context(|| format!("cannot update {}", parameter.name))
+            })?;
         Ok(())
     }
 
@@ -144,10 +196,9 @@ impl Sgd {
     ///
     /// If the device has no room for the copies.
     pub fn velocity(&self) -> Result<Vec<(String, Tensor)>> {
-        // A copy, since the velocities are updated in place.
         self.parameters
             .iter()
-            .map(|p| Ok((p.name.clone(), p.velocity.copy()?)))
+            .map(|p| Ok((p.name.clone(), p.velocity.tensor(&p.var)?)))
             .collect()
     }
 
@@ -165,16 +216,16 @@ impl Sgd {
                 let Some(v) = tensors.get(name) else {
                     bail!("the state holds no velocity of {name}; it belongs to another network");
                 };
-                if (v.shape(), v.dtype()) != (p.velocity.shape(), p.velocity.dtype()) {
+                if (v.shape(), v.dtype()) != (p.var.shape(), p.var.dtype()) {
                     bail!(
                         "the velocity of {name} is {:?} of {:?} in the state, the network's is {:?} of {:?}; it belongs to another network",
                         v.dims(),
                         v.dtype(),
-                        p.velocity.dims(),
-                        p.velocity.dtype()
+                        p.var.dims(),
+                        p.var.dtype()
                     );
                 }
-                Ok(v.to_device(p.velocity.device())?.copy()?.detach())
+                Velocity::of(v, &p.var)
             })
             .collect::<Result<Vec<_>>>()?;
         for (parameter, velocity) in self.parameters.iter_mut().zip(velocities) {
@@ -185,54 +236,87 @@ impl Sgd {
 }
 
 impl Parameter {
-    fn step(&mut self, gradient: &Tensor, lr: f64, momentum: f64, nesterov: bool) -> Result<()> {
-        if gradient.shape() != self.var.shape() {
-            bail!(
-                "its gradient is {:?}, the variable {:?}",
-                gradient.dims(),
-                self.var.dims()
-            );
-        }
+    fn check(&self, gradient: &Tensor) -> Result<()> {
+        let Self { name, var, .. } = self;
+        ensure!(
+            (gradient.shape(), gradient.dtype()) == (var.shape(), var.dtype()),
+            "cannot update {name}: its gradient is {:?} of {:?}, the variable {:?} of {:?}",
+            gradient.dims(),
+            gradient.dtype(),
+            var.dims(),
+            var.dtype()
+        );
+        Ok(())
+    }
+
+    fn step(&mut self, gradient: &Tensor, step: Step) -> Result<()> {
         // Detached: a gradient may carry the graph it came from, and a velocity made of it would keep every step's.
         let g = gradient.detach().contiguous()?;
-        let one_loop =
-            self.var.device().is_cpu() && matches!(self.var.dtype(), DType::F32 | DType::F64);
-        if one_loop {
-            self.velocity.inplace_op2(&g, &Velocity { lr, momentum })?;
-            self.var.as_tensor().inplace_op3(
-                &self.velocity,
-                &g,
-                &Weight {
-                    lr,
-                    momentum,
-                    nesterov,
-                },
-            )?;
-        } else {
+        let Step {
+            lr,
+            momentum,
+            nesterov,
+        } = step;
+        if let Velocity::Tensor(velocity) = &mut self.velocity {
             let push = (g * lr)?;
-            self.velocity = ((&self.velocity * momentum)? - &push)?.detach();
-            let step = if nesterov {
-                ((&self.velocity * momentum)? - push)?
+            *velocity = ((&*velocity * momentum)? - &push)?.detach();
+            let change = if nesterov {
+                ((&*velocity * momentum)? - push)?
             } else {
-                self.velocity.clone()
+                velocity.clone()
             };
-            self.var.set(&(self.var.as_tensor().detach() + step)?)?;
+            self.var.set(&(self.var.as_tensor().detach() + change)?)?;
+        } else {
+            let velocity = RefCell::new(&mut self.velocity);
+            self.var
+                .as_tensor()
+                .inplace_op2(&g, &Update { step, velocity })?;
         }
         Ok(())
     }
 }
 
-/// v ← μ v − η g, in place.
-struct Velocity {
-    lr: f64,
-    momentum: f64,
-}
-
-/// w ← w + v, or w + μ v − η g, in place.
-struct Weight {
+#[derive(Clone, Copy)]
+struct Step {
     lr: f64,
     momentum: f64,
     nesterov: bool,
+}
+
+/// Elements that a thread takes at a time: the largest tensor of the paper's network makes some hundred of them, so that
+/// threads end together, and one takes longer than handing it over.
+const RUN: usize = 1 << 15;
+
+impl Step {
+    /// A plain loop, shared among threads: composed of Candle's operations a step of the paper's network takes ten times
+    /// as long. An element's bits depend on nothing but its own numbers.
+    fn update<T: WithDType>(self, w: &mut [T], v: &mut [T], g: &[T]) {
+        let [lr, momentum] = [self.lr, self.momentum].map(T::from_f64);
+        let runs = w
+            .par_chunks_mut(RUN)
+            .zip(v.par_chunks_mut(RUN))
+            .zip(g.par_chunks(RUN));
+        runs.for_each(|((w, v), g)| {
+            let each = w.iter_mut().zip(v).zip(g);
+            if self.nesterov {
+                for ((w, v), &g) in each {
+                    *v = momentum * *v - lr * g;
+                    *w += momentum * *v - lr * g;
+                }
+            } else {
+                for ((w, v), &g) in each {
+                    *v = momentum * *v - lr * g;
+                    *w += *v;
+                }
+            }
+        });
+    }
+}
+
+/// A step of one variable and its velocity, in place.
+struct Update<'a> {
+    step: Step,
+    velocity: RefCell<&'a mut Velocity>,
 }
 
 /// The part of a contiguous storage that a tensor covers.
@@ -257,97 +341,24 @@ macro_rules! covered {
     }};
 }
 
-/// Plain loops: composed of Candle's operations a step of the paper's network takes ten times as long.
-macro_rules! loops {
-    ($velocity:ident, $weight:ident, $t:ty) => {
-        fn $velocity(v: &mut [$t], g: &[$t], lr: $t, momentum: $t) {
-            for (v, &g) in v.iter_mut().zip(g) {
-                *v = momentum * *v - lr * g;
-            }
-        }
-        fn $weight(w: &mut [$t], v: &[$t], g: &[$t], lr: $t, momentum: $t, nesterov: bool) {
-            if nesterov {
-                for ((w, &v), &g) in w.iter_mut().zip(v).zip(g) {
-                    *w += momentum * v - lr * g;
-                }
-            } else {
-                for (w, &v) in w.iter_mut().zip(v) {
-                    *w += v;
-                }
-            }
-        }
-    };
-}
-loops!(velocity_f32, weight_f32, f32);
-loops!(velocity_f64, weight_f64, f64);
-
-impl InplaceOp2 for Velocity {
+impl InplaceOp2 for Update<'_> {
     fn name(&self) -> &'static str {
-        "sgd-velocity"
-    }
-
-    fn cpu_fwd(
-        &self,
-        v: &mut CpuStorage,
-        v_l: &Layout,
-        g: &CpuStorage,
-        g_l: &Layout,
-    ) -> candle_core::Result<()> {
-        match (v, g) {
-            (CpuStorage::F32(v), CpuStorage::F32(g)) => {
-                velocity_f32(
-                    covered!(mut v, v_l),
-                    covered!(g, g_l),
-                    self.lr as f32,
-                    self.momentum as f32,
-                );
-            }
-            (CpuStorage::F64(v), CpuStorage::F64(g)) => {
-                velocity_f64(
-                    covered!(mut v, v_l),
-                    covered!(g, g_l),
-                    self.lr,
-                    self.momentum,
-                );
-            }
-            _ => candle_core::bail!("the gradient has another type than the variable"),
-        }
-        Ok(())
-    }
-}
-
-impl InplaceOp3 for Weight {
-    fn name(&self) -> &'static str {
-        "sgd-weight"
+        "sgd"
     }
 
     fn cpu_fwd(
         &self,
         w: &mut CpuStorage,
         w_l: &Layout,
-        v: &CpuStorage,
-        v_l: &Layout,
         g: &CpuStorage,
         g_l: &Layout,
     ) -> candle_core::Result<()> {
-        match (w, v, g) {
-            (CpuStorage::F32(w), CpuStorage::F32(v), CpuStorage::F32(g)) => weight_f32(
-                covered!(mut w, w_l),
-                covered!(v, v_l),
-                covered!(g, g_l),
-                self.lr as f32,
-                self.momentum as f32,
-                self.nesterov,
-            ),
-            (CpuStorage::F64(w), CpuStorage::F64(v), CpuStorage::F64(g)) => {
-                weight_f64(
-                    covered!(mut w, w_l),
-                    covered!(v, v_l),
-                    covered!(g, g_l),
-                    self.lr,
-                    self.momentum,
-                    self.nesterov,
-                );
+        match (&mut **self.velocity.borrow_mut(), w, g) {
+            (Velocity::F32(v), CpuStorage::F32(w), CpuStorage::F32(g)) => {
+                self.step.update(covered!(mut w, w_l), v, covered!(g, g_l));
+            }
+            (Velocity::F64(v), CpuStorage::F64(w), CpuStorage::F64(g)) => {
+                self.step.update(covered!(mut w, w_l), v, covered!(g, g_l));
             }
             _ => candle_core::bail!("the gradient has another type than the variable"),
         }
@@ -429,6 +440,61 @@ mod tests {
                 }
             }
             assert_eq!(name.to_vec1::<f32>().unwrap(), w);
+        }
+    }
+
+    /// More elements than one thread takes at a time, and a last run that is not full.
+    #[test]
+    fn a_step_has_the_same_bits_on_any_number_of_threads() {
+        let count = 2 * RUN + 7;
+        let values: Vec<f32> = (0..count).map(|k| (k as f32 * 0.37).sin()).collect();
+        let gradient: Vec<f32> = values.iter().map(|w| w * w - 0.3).collect();
+        let after = |threads| {
+            let w = Var::new(values.as_slice(), &Device::Cpu).unwrap();
+            let mut sgd = Sgd::new(&NESTEROV, &[("w".to_owned(), w.clone())]).unwrap();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            pool.build().unwrap().install(|| {
+                for _ in 0..2 {
+                    let mut grads = GradStore::default();
+                    grads.insert(&w, Tensor::new(gradient.as_slice(), &Device::Cpu).unwrap());
+                    sgd.step(&grads).unwrap();
+                }
+            });
+            w.to_vec1::<f32>().unwrap()
+        };
+        let mut plain = values.clone();
+        let mut v = vec![0.0; count];
+        for _ in 0..2 {
+            for ((w, v), g) in plain.iter_mut().zip(&mut v).zip(&gradient) {
+                *v = 0.9 * *v - 0.1 * g;
+                *w += 0.9 * *v - 0.1 * g;
+            }
+        }
+        for threads in [1, 2, 5] {
+            assert_eq!(after(threads), plain, "{threads} threads");
+        }
+    }
+
+    #[test]
+    fn a_gradient_of_another_shape_or_type_is_named_and_nothing_moves() {
+        let (first, second) = (var(&[1.0]), var(&[2.0]).1);
+        let vars = [first, ("second".to_owned(), second)];
+        for (gradient, found) in [
+            (
+                Tensor::new(&[1.0_f64, 1.0], &Device::Cpu).unwrap(),
+                "[2] of F64",
+            ),
+            (Tensor::new(&[1.0_f32], &Device::Cpu).unwrap(), "[1] of F32"),
+        ] {
+            let mut sgd = Sgd::new(&NESTEROV, &vars).unwrap();
+            let mut grads = GradStore::default();
+            grads.insert(&vars[0].1, Tensor::new(&[1.0_f64], &Device::Cpu).unwrap());
+            grads.insert(&vars[1].1, gradient);
+            assert_eq!(
+                sgd.step(&grads).unwrap_err().to_string(),
+                format!("cannot update second: its gradient is {found}, the variable [1] of F64")
+            );
+            assert_eq!(vars[0].1.to_vec1::<f64>().unwrap(), [1.0]);
         }
     }
 
@@ -517,7 +583,9 @@ mod tests {
             assert!(g.track_op());
             grads.insert(&w, g);
             sgd.step(&grads).unwrap();
-            assert!(!sgd.parameters[0].velocity.track_op());
+            if let Velocity::Tensor(velocity) = &sgd.parameters[0].velocity {
+                assert!(dtype == DType::F16 && !velocity.track_op());
+            }
             // v = −0.2, w = 1 − 0.18 − 0.2.
             let w = w.to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap();
             assert!((w[0] - 0.62).abs() < 1e-3, "{dtype:?}: {w:?}");

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use seg_unet::InstructionSet;
 use serde::{Deserialize, Serialize};
 
 pub use self::parts::Parts;
@@ -60,8 +61,8 @@ pub struct Record {
     pub seg_train: String,
     /// Version of Candle, from the lock file.
     pub candle_core: String,
-    /// The widest instruction set of the processor that kernels choose by: the same seed gives the same bits on the
-    /// same one only.
+    /// The instruction set that the network was computed with ([`InstructionSet`]): the same seed gives the same bits on
+    /// the same one only.
     pub instruction_set: String,
     /// Operating system and architecture.
     pub platform: String,
@@ -69,13 +70,17 @@ pub struct Record {
 
 impl Record {
     /// The record of this program on this machine.
-    pub fn here() -> Self {
-        Self {
+    ///
+    /// # Errors
+    ///
+    /// When the environment asks for an instruction set that there is none of.
+    pub fn here() -> Result<Self> {
+        Ok(Self {
             seg_train: env!("CARGO_PKG_VERSION").into(),
             candle_core: locked_version("candle-core").into(),
-            instruction_set: instruction_set().into(),
+            instruction_set: InstructionSet::get()?.to_string(),
             platform: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
-        }
+        })
     }
 }
 
@@ -88,26 +93,6 @@ fn locked_version(name: &str) -> &'static str {
         .next()
         .and_then(|line| line.strip_prefix("version = \""))
         .map_or("unknown", |version| version.trim_end_matches('"'))
-}
-
-#[cfg(target_arch = "x86_64")]
-fn instruction_set() -> &'static str {
-    if std::is_x86_feature_detected!("avx512f") {
-        "avx512f"
-    } else if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
-        "avx2+fma"
-    } else {
-        "sse2"
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn instruction_set() -> &'static str {
-    if cfg!(target_arch = "aarch64") {
-        "neon"
-    } else {
-        "baseline"
-    }
 }
 
 impl RunFolder {
@@ -173,7 +158,7 @@ impl RunFolder {
     pub fn write_experiment(&self, experiment: &Experiment) -> Result<()> {
         let mut text = experiment.to_toml()?;
         text.push_str("\n[record]\n");
-        text.push_str(&toml::to_string(&Record::here())?);
+        text.push_str(&toml::to_string(&Record::here()?)?);
         self.write("run.toml", text.as_bytes())
     }
 
@@ -184,6 +169,24 @@ impl RunFolder {
     /// When the file is missing or not a complete experiment.
     pub fn experiment(&self) -> Result<Experiment> {
         Experiment::read(&self.file("run.toml"))
+    }
+
+    /// The instruction set that the run began with; none where `run.toml` does not say.
+    ///
+    /// # Errors
+    ///
+    /// When the file is missing or no TOML.
+    pub fn instruction_set(&self) -> Result<Option<String>> {
+        let path = self.file("run.toml");
+        let table: toml::Table = fs::read_to_string(&path)
+            .with_context(|| format!("{} cannot be read", path.display()))?
+            .parse()
+            .with_context(|| format!("{}", path.display()))?;
+        Ok(table
+            .get("record")
+            .and_then(|record| record.get("instruction_set"))
+            .and_then(|name| name.as_str())
+            .map(Into::into))
     }
 
     /// Adds a line to `log.jsonl`.
@@ -445,6 +448,6 @@ mod tests {
 
     #[test]
     fn the_record_knows_the_locked_candle() {
-        assert_eq!(Record::here().candle_core, "0.11.1");
+        assert_eq!(Record::here().unwrap().candle_core, "0.11.1");
     }
 }

@@ -123,11 +123,11 @@ fn write_tensors(
                 .to_dtype(DType::F32)?
                 .flatten_all()?
                 .to_vec1::<f32>()?;
-            Ok((
-                name,
-                tensor.dims().to_vec(),
-                values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            ))
+            let mut bytes = vec![0; 4 * values.len()];
+            for (bytes, value) in bytes.chunks_exact_mut(4).zip(&values) {
+                bytes.copy_from_slice(&value.to_le_bytes());
+            }
+            Ok((name, tensor.dims().to_vec(), bytes))
         })
         .collect::<Result<Vec<(&String, Vec<usize>, Vec<u8>)>>>()?;
     let views = bytes

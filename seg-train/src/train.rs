@@ -173,44 +173,55 @@ fn validate(
     let device = experiment.open_device()?;
     let (mut total, mut seen) = (0.0, 0_usize);
     let mut dices = Vec::new();
-    for chunk in data.split.val.chunks(experiment.recipe.batch) {
-        let prepared = chunk
-            .iter()
-            .map(|&index| images.get(index))
-            .collect::<Result<Vec<_>>>()?;
-        let batch = Batch::gather(&prepared, experiment.unet.classes, &device)?;
-        let logits = unet.infer(&batch.images)?;
-        let value = f64::from(
-            loss.loss(&Prediction::logits(&logits), &batch.target)?
-                .to_scalar::<f32>()?,
+    thread::scope(|scope| -> Result<()> {
+        let batches = ahead(
+            scope,
+            data.split.val.chunks(experiment.recipe.batch),
+            |chunk| {
+                let prepared = chunk.iter().map(|&index| images.get(index));
+                Batch::gather(
+                    &prepared.collect::<Result<Vec<_>>>()?,
+                    experiment.unet.classes,
+                    &device,
+                )
+            },
         );
-        if !value.is_finite() {
-            bail!(diverged(
-                "validation loss",
-                value,
-                epoch,
-                None,
-                &batch.ids,
-                lr
-            ));
-        }
-        let (p, classes) = (probabilities(&logits)?, experiment.unet.classes);
-        let pixels = batch.labels.len() / batch.len();
-        for (p, labels) in p
-            .chunks_exact(classes * pixels)
-            .zip(batch.labels.chunks_exact(pixels))
-        {
-            let counts = Confusion::of_argmax(&Pixels::new(p, classes, labels)?).split_off(1);
-            // An image without a counted pixel has no Dice.
-            dices.extend(
-                counts
-                    .iter()
-                    .filter_map(|class| class.dice(EmptyMask::Agreement)),
+        for batch in batches {
+            let batch = batch?;
+            let logits = unet.infer(&batch.images)?;
+            let value = f64::from(
+                loss.loss(&Prediction::logits(&logits), &batch.target)?
+                    .to_scalar::<f32>()?,
             );
+            if !value.is_finite() {
+                bail!(diverged(
+                    "validation loss",
+                    value,
+                    epoch,
+                    None,
+                    &batch.ids,
+                    lr
+                ));
+            }
+            let (p, classes) = (probabilities(&logits)?, experiment.unet.classes);
+            let pixels = batch.labels.len() / batch.len();
+            for (p, labels) in p
+                .chunks_exact(classes * pixels)
+                .zip(batch.labels.chunks_exact(pixels))
+            {
+                let counts = Confusion::of_argmax(&Pixels::new(p, classes, labels)?).split_off(1);
+                // An image without a counted pixel has no Dice.
+                dices.extend(
+                    counts
+                        .iter()
+                        .filter_map(|class| class.dice(EmptyMask::Agreement)),
+                );
+            }
+            total += value * batch.len() as f64;
+            seen += batch.len();
         }
-        total += value * batch.len() as f64;
-        seen += batch.len();
-    }
+        Ok(())
+    })?;
     Ok(Validation {
         loss: total / seen as f64,
         dice: dices.iter().sum::<f64>() / dices.len().max(1) as f64,

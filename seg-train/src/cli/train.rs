@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use dice_losses::LossSpec;
 use rayon::prelude::*;
+use seg_unet::InstructionSet;
 use serde::Serialize;
 
 use super::{Failure, TrainArgs, print, usage};
@@ -56,6 +57,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
     refuse_twins(&args.loss, &experiments).map_err(usage)?;
     // Before any data is read: a device that is not there is a slip of the command line.
     experiments[0].open_device().map_err(usage)?;
+    InstructionSet::get().map_err(usage)?;
     if let Some(out) = &args.out {
         refuse_taken(out).map_err(usage)?;
     }
@@ -122,10 +124,28 @@ fn begin(path: &Path, experiment: &Experiment, data: &Dataset) -> Result<RunFold
 
 /// The data set of a run that began earlier, divided as it was then.
 fn reopen(folder: &RunFolder, experiment: &Experiment) -> Result<Dataset> {
+    if let Some(warning) = other_instructions(folder, &InstructionSet::get()?.to_string())? {
+        eprintln!("{warning}");
+    }
     let data = open(experiment)?;
     refuse_changed(folder, experiment, &data)?;
     decode_test_images(&data)?;
     Ok(data)
+}
+
+/// What is to be said of a run that began with another instruction set than the one it goes on with.
+fn other_instructions(folder: &RunFolder, here: &str) -> Result<Option<String>> {
+    Ok(folder
+        .instruction_set()?
+        .filter(|began| began != here)
+        .map(|began| {
+            format!(
+                "warning: {} began with the instruction set {began} and goes on with {here}; its numbers will differ in \
+                 the last digits from those of a run on one machine (SEG_UNET_SIMD={began} keeps them, where the \
+                 processor has it)",
+                folder.path().display()
+            )
+        }))
 }
 
 /// Refuses a run's own data set when it is no longer divided as it was.
@@ -366,6 +386,30 @@ mod tests {
                 && error.ends_with("; a loss is compared with other losses"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_run_that_began_with_other_instructions_is_told_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = RunFolder::create(dir.path()).unwrap();
+        let layers = TrainArgs::default().layers();
+        let experiment = layers.resolve(Some("dice")).unwrap();
+        folder.write_experiment(&experiment).unwrap();
+        let here = InstructionSet::get().unwrap().to_string();
+        assert_eq!(folder.instruction_set().unwrap(), Some(here.clone()));
+        assert_eq!(other_instructions(&folder, &here).unwrap(), None);
+        assert_eq!(
+            other_instructions(&folder, "other").unwrap().unwrap(),
+            format!(
+                "warning: {} began with the instruction set {here} and goes on with other; its numbers will differ in the last digits from those of a run on one machine (SEG_UNET_SIMD={here} keeps them, where the processor has it)",
+                dir.path().display()
+            )
+        );
+        // A run.toml that does not say is none to warn of.
+        folder
+            .write("run.toml", experiment.to_toml().unwrap().as_bytes())
+            .unwrap();
+        assert_eq!(other_instructions(&folder, "other").unwrap(), None);
     }
 
     #[test]

@@ -104,7 +104,7 @@ pub(crate) fn check_classes(classes: usize) -> Result<()> {
 /// bright pixel settles that it is not. `noise` is the largest value that still is black: 0 but for a JPEG, whose empty
 /// mask is nearly black, and where class numbers would not have survived in any case.
 fn refuse_dark(levels: &[u8], noise: u8, path: &Path) -> Result<()> {
-    let highest = levels.iter().copied().max().unwrap_or(0);
+    let highest = levels.iter().fold(0, |highest, &level| level.max(highest));
     if highest > noise && highest <= THRESHOLD {
         bail!(
             "the mask {} holds no value above {highest}, and foreground is what is above {THRESHOLD}; \

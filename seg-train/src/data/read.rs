@@ -57,7 +57,11 @@ pub fn read_image(path: &Path, channels: usize) -> Result<Image> {
     };
     let mut data = Vec::with_capacity(interleaved.len());
     for channel in 0..channels {
-        data.extend(interleaved.iter().skip(channel).step_by(channels));
+        data.extend(
+            interleaved
+                .chunks_exact(channels)
+                .map(|pixel| pixel[channel]),
+        );
     }
     Ok(Image {
         channels,
