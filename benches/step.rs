@@ -95,8 +95,12 @@ impl Step {
     ///
     /// As [`Self::compute`].
     pub fn train(&mut self) -> Result<()> {
-        let computed = self.compute()?;
-        self.sgd.step(&computed.gradients)
+        let Self { net, sgd, .. } = self;
+        let pass = net.pass(&self.image)?;
+        let target = Target::labels(&self.labels);
+        let logits = Prediction::logits(pass.logits());
+        let (_, gradient) = self.loss.build().value_and_grad(&logits, &target)?;
+        pass.backward_each(&gradient, |at, gradient| sgd.update(at, &gradient))
     }
 
     /// The logits, without what backward would need.

@@ -173,11 +173,7 @@ impl Sgd {
         for (parameter, gradient) in self.parameters.iter().zip(&gradients) {
             parameter.check(gradient)?;
         }
-        let step = Step {
-            lr: self.lr,
-            momentum: self.momentum,
-            nesterov: self.nesterov,
-        };
+        let step = self.settings();
         // All variables in one go: each way into rayon's pool puts threads to sleep and wakes them.
         self.parameters
             .par_iter_mut()
@@ -188,6 +184,29 @@ impl Sgd {
                     .with_context(|| format!("cannot update {}", parameter.name))
             })?;
         Ok(())
+    }
+
+    /// One step for the variable at a place among those of [`Self::new`]: the same as [`Self::step`], one by one, so that
+    /// no more than one gradient has to be there at a time.
+    ///
+    /// # Errors
+    ///
+    /// If the gradient has another shape or type; the variable has not been changed then.
+    pub fn update(&mut self, at: usize, gradient: &Tensor) -> Result<()> {
+        let step = self.settings();
+        let parameter = &mut self.parameters[at];
+        parameter.check(gradient)?;
+        parameter
+            .step(gradient, step)
+            .with_context(|| format!("cannot update {}", parameter.name))
+    }
+
+    fn settings(&self) -> Step {
+        Step {
+            lr: self.lr,
+            momentum: self.momentum,
+            nesterov: self.nesterov,
+        }
     }
 
     /// A copy of the velocities, each by its variable's name: with the learning rate, all that going on needs.

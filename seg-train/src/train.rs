@@ -105,7 +105,7 @@ pub fn train(
                         position.lr
                     ));
                 }
-                sgd.step(&pass.backward(&gradient)?)?;
+                pass.backward_each(&gradient, |at, gradient| sgd.update(at, &gradient))?;
 
                 total += value * batch.len() as f64;
                 seen += batch.len();

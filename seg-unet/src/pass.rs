@@ -7,7 +7,7 @@
 
 use std::{marker::PhantomData, ops::Deref};
 
-use candle_core::{Layout, Result, Storage, Var};
+use candle_core::{Layout, Storage, Var};
 
 use crate::{
     UNetConfig,
@@ -40,7 +40,7 @@ pub(crate) struct Plan<'a, R> {
 }
 
 /// Who takes the gradient of the weight at a place in their order, as soon as nothing else needs the weight.
-pub(crate) type Sink<'a, R> = &'a mut (dyn FnMut(usize, Vec<R>) -> Result<()> + Send);
+pub(crate) type Sink<'a, R, E> = &'a mut (dyn FnMut(usize, Vec<R>) -> Result<(), E> + Send);
 
 /// A weight's numbers; while this guard of their storage lives, nobody can write them.
 struct Weight<'a, G, R> {
@@ -369,13 +369,13 @@ impl<R: Dispatch> Plan<'_, R> {
     }
 
     /// Every weight's gradient, from that of the logits, to whoever takes them.
-    pub(crate) fn backward(
+    pub(crate) fn backward<E>(
         &self,
         images: &[R],
         trace: Trace<R>,
         gradient: &[R],
-        sink: Sink<'_, R>,
-    ) -> Result<()> {
+        sink: Sink<'_, R, E>,
+    ) -> Result<(), E> {
         let Trace {
             mut encoder,
             mut decoder,
@@ -450,15 +450,15 @@ impl<R: Dispatch> Plan<'_, R> {
 
     /// From the gradient of a pair's result, and of its windows' maxima, to that of the first convolution's result
     /// before the `ReLU`; all weights' gradients on the way, but that of the first convolution's kernel.
-    fn second_back(
+    fn second_back<E>(
         &self,
         at: usize,
         level: usize,
         [first, second]: Pair<R>,
         gradient: Maps<R>,
         maxima: Option<Maps<R>>,
-        sink: Sink<'_, R>,
-    ) -> Result<Maps<R>> {
+        sink: Sink<'_, R, E>,
+    ) -> Result<Maps<R>, E> {
         let second_at = at + PER_CONV;
         let of_second = self.norm_back(second_at, second, gradient, maxima, sink)?;
         let of_weights = self.weight_gradient(second_at, &first.source(), &of_second);
@@ -469,14 +469,14 @@ impl<R: Dispatch> Plan<'_, R> {
     }
 
     /// From the gradient of a norm's result to that of the convolution's before the `ReLU`, in the same room.
-    fn norm_back(
+    fn norm_back<E>(
         &self,
         at: usize,
         result: Rectified<R>,
         mut gradient: Maps<R>,
         maxima: Option<Maps<R>>,
-        sink: Sink<'_, R>,
-    ) -> Result<Maps<R>> {
+        sink: Sink<'_, R, E>,
+    ) -> Result<Maps<R>, E> {
         let maxima = maxima.as_deref();
         let of = norm_backward(self.isa, result.normed(), &mut gradient, maxima);
         sink(at + 1, of.conv_bias)?;
@@ -527,7 +527,11 @@ impl<R: Dispatch> Plan<'_, R> {
             blocks * self.level_size(level).pixels()
         };
         let kept: usize = (0..self.config.depth).map(|i| 4 * level(i)).sum();
-        let transformed = 4 * spans(&[self.config.channels(self.config.depth)]).len().pow(2) * 16;
+        let transformed = 4
+            * spans(&[self.config.channels(self.config.depth)])
+                .len()
+                .pow(2)
+            * 16;
         2 * (kept + 2 * level(self.config.depth) + 4 * level(0)) + 36 * transformed
     }
 }

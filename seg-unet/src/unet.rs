@@ -91,7 +91,7 @@ impl Pass<'_> {
         self.backward_each(gradient, |at, gradient| {
             let (_, var) = &net.vars[at];
             store.insert(var, gradient);
-            Ok(())
+            Ok::<_, Error>(())
         })?;
         Ok(store)
     }
@@ -100,13 +100,31 @@ impl Pass<'_> {
     /// [`UNet::vars`]. `take` may change that weight, which nothing needs any more, and with the gradients gone one
     /// after the other, they take no room of their own.
     ///
+    /// ```
+    /// use candle_core::{DType, Device::Cpu, Error, Tensor};
+    /// use seg_unet::{UNet, UNetConfig};
+    /// let config = UNetConfig { in_channels: 1, width: 4, depth: 2, ..UNetConfig::default() };
+    /// let net = UNet::new(&config, 7, &Cpu)?;
+    /// let pass = net.pass(&Tensor::ones((1, 1, 16, 24), DType::F32, &Cpu)?)?;
+    /// let gradient = pass.logits().ones_like()?;
+    /// // The plainest descent.
+    /// pass.backward_each(&gradient, |at, gradient| {
+    ///     let (_, var) = &net.vars()[at];
+    ///     var.set(&(var.as_tensor() - (gradient * 0.1)?)?)
+    /// })?;
+    /// let (name, bias) = &net.vars()[net.vars().len() - 1];
+    /// assert_eq!(name, "head.bias");
+    /// assert!((bias.to_vec1::<f32>()?[0] + 0.1 * 16.0 * 24.0).abs() < 1e-3);
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Pass::backward`], and those of `take`, which end it: the gradients that follow are then missing.
-    pub fn backward_each(
+    pub fn backward_each<E: From<Error> + Send>(
         self,
         gradient: &Tensor,
-        mut take: impl FnMut(usize, Tensor) -> Result<()> + Send,
-    ) -> Result<()> {
+        mut take: impl FnMut(usize, Tensor) -> std::result::Result<(), E> + Send,
+    ) -> std::result::Result<(), E> {
         let Self {
             net,
             images,
@@ -114,13 +132,14 @@ impl Pass<'_> {
             kept,
         } = self;
         if (gradient.dims(), gradient.dtype()) != (logits.dims(), logits.dtype()) {
-            return Err(Error::Msg(format!(
+            let message = format!(
                 "U-Net: the gradient is {:?} of {:?}; expected that of the logits, {:?} of {:?}",
                 gradient.dims(),
                 gradient.dtype(),
                 logits.dims(),
                 logits.dtype()
-            )));
+            );
+            return Err(Error::Msg(message).into());
         }
         let gradient = gradient.contiguous()?.detach();
         match kept {
@@ -379,13 +398,13 @@ impl UNet {
         Ok(rayon::scope(|_| f(&plan, images)))
     }
 
-    fn go_back<R: Dispatch>(
+    fn go_back<R: Dispatch, E: From<Error> + Send>(
         &self,
         images: &Tensor,
         trace: Trace<R>,
         gradient: &Tensor,
-        mut take: impl FnMut(usize, Tensor) -> Result<()> + Send,
-    ) -> Result<()> {
+        mut take: impl FnMut(usize, Tensor) -> std::result::Result<(), E> + Send,
+    ) -> std::result::Result<(), E> {
         let (storage, layout) = gradient.storage_and_layout();
         let gradient = ops::cpu_elements(&storage, layout)?;
         let mut sink = |at: usize, gradient: Vec<R>| {

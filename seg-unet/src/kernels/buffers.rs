@@ -123,6 +123,7 @@ impl<R: Real> Segments<R> {
 #[derive(Debug)]
 struct Segment<R> {
     start: *mut Block<R>,
+    allocation: *mut u8,
     layout: Layout,
 }
 
@@ -131,20 +132,30 @@ unsafe impl<R: Real> Send for Segment<R> {}
 
 impl<R: Real> Segment<R> {
     fn new(len: usize) -> Self {
-        let layout = Layout::array::<Block<R>>(len.max(1)).expect("an image's maps fit in memory");
+        // Asked for zeros at a block's alignment, the standard library would write them; so a block more, and aligned
+        // here.
+        let bytes = (len + 1).checked_mul(size_of::<Block<R>>());
+        let layout = bytes.and_then(|bytes| Layout::from_size_align(bytes, size_of::<R>()).ok());
+        let layout = layout.expect("an image's maps fit in memory");
         // SAFETY: the layout is of one block at least.
-        let start: *mut Block<R> = unsafe { alloc::alloc_zeroed(layout) }.cast();
-        if start.is_null() {
+        let allocation = unsafe { alloc::alloc_zeroed(layout) };
+        if allocation.is_null() {
             alloc::handle_alloc_error(layout);
         }
-        Self { start, layout }
+        let before = allocation.align_offset(align_of::<Block<R>>());
+        Self {
+            // SAFETY: less than a block from the beginning of an allocation that is a block too long.
+            start: unsafe { allocation.add(before) }.cast(),
+            allocation,
+            layout,
+        }
     }
 }
 
 impl<R> Drop for Segment<R> {
     fn drop(&mut self) {
         // SAFETY: allocated by `new` with this layout; nobody uses it, as segments are dropped only when `used` is 0.
-        unsafe { alloc::dealloc(self.start.cast(), self.layout) }
+        unsafe { alloc::dealloc(self.allocation, self.layout) }
     }
 }
 

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{
     lanes::{Block, LANES, Lanes, Real},
-    maps::{Size, Span, spans, store_up_to},
+    maps::{Size, spans, store_up_to},
     shared::Shared,
     simd::{Dispatch, InstructionSet, Kernel},
     source::Part,
@@ -65,18 +65,20 @@ impl<R: Dispatch> Head<'_, R> {
             .into_par_iter()
             .for_each(|(image, first, count)| {
                 let head = *self;
-                R::dispatch(
-                    isa,
-                    Forward {
-                        head,
-                        spans: &spans,
-                        bias,
-                        image,
-                        first,
-                        count,
-                        planes,
-                    },
-                );
+                R::with_scratch(spans.len() * LANES, |x| {
+                    R::dispatch(
+                        isa,
+                        Forward {
+                            head,
+                            bias,
+                            image,
+                            first,
+                            count,
+                            x,
+                            planes,
+                        },
+                    );
+                });
             });
     }
 
@@ -131,11 +133,12 @@ impl<R: Dispatch> Head<'_, R> {
 
 struct Forward<'a, R> {
     head: Head<'a, R>,
-    spans: &'a [Span],
     bias: &'a [R],
     image: usize,
     first: usize,
     count: usize,
+    /// Room for sixteen pixels, channel by channel.
+    x: &'a mut [Block<R>],
     planes: Shared<'a, R>,
 }
 
@@ -151,49 +154,46 @@ impl<R: Real> Kernel<R> for Forward<'_, R> {
             classes,
         } = self.head;
         let area = size.area();
-        // Channel by channel, sixteen pixels each.
-        R::with_scratch(self.spans.len() * LANES, |x| {
-            for start in (self.first..self.first + self.count).step_by(LANES) {
-                let count = LANES.min(self.first + self.count - start);
-                for (block, x) in x.chunks_exact_mut(LANES).enumerate() {
-                    let plane = block * size.n + self.image;
-                    let maps = &source.maps[plane * area + start..][..count];
-                    let mut lanes = [L::zero(); LANES];
-                    for (lanes, maps) in lanes.iter_mut().zip(maps) {
-                        *lanes = L::load(maps);
-                    }
-                    if let Some(affine) = source.affine {
-                        let [scale, shift] = &affine[plane];
-                        let (scale, shift) = (L::load(scale), L::load(shift));
-                        for lanes in &mut lanes {
-                            *lanes = lanes.fma(scale, shift);
-                        }
-                    }
-                    L::transpose(&mut lanes);
-                    for (x, lanes) in x.iter_mut().zip(lanes) {
-                        lanes.store(x);
+        for start in (self.first..self.first + self.count).step_by(LANES) {
+            let count = LANES.min(self.first + self.count - start);
+            for (block, x) in self.x.chunks_exact_mut(LANES).enumerate() {
+                let plane = block * size.n + self.image;
+                let maps = &source.maps[plane * area + start..][..count];
+                let mut lanes = [L::zero(); LANES];
+                for (lanes, maps) in lanes.iter_mut().zip(maps) {
+                    *lanes = L::load(maps);
+                }
+                if let Some(affine) = source.affine {
+                    let [scale, shift] = &affine[plane];
+                    let (scale, shift) = (L::load(scale), L::load(shift));
+                    for lanes in &mut lanes {
+                        *lanes = lanes.fma(scale, shift);
                     }
                 }
-                for class in 0..classes {
-                    let weights = &weights[class * source.channels..][..source.channels];
-                    // Blocks of channels side by side, then their sum: short chains of additions.
-                    let mut sum = L::splat(self.bias[class]);
-                    for (x, weights) in x.chunks_exact(LANES).zip(weights.chunks(LANES)) {
-                        let mut parts = [L::zero(); 4];
-                        for (c, &weight) in weights.iter().enumerate() {
-                            let part = &mut parts[c % 4];
-                            *part = L::load(&x[c]).fma(L::splat(weight), *part);
-                        }
-                        sum = sum + ((parts[0] + parts[1]) + (parts[2] + parts[3]));
-                    }
-                    let at = (self.image * classes + class) * area + start;
-                    #[allow(unsafe_code)]
-                    // SAFETY: tasks have pixels of their own.
-                    let plane = unsafe { self.planes.part(at..at + count) };
-                    store_up_to(sum, plane);
+                L::transpose(&mut lanes);
+                for (x, lanes) in x.iter_mut().zip(lanes) {
+                    lanes.store(x);
                 }
             }
-        });
+            for class in 0..classes {
+                let weights = &weights[class * source.channels..][..source.channels];
+                // Blocks of channels side by side, then their sum: short chains of additions.
+                let mut sum = L::splat(self.bias[class]);
+                for (x, weights) in self.x.chunks_exact(LANES).zip(weights.chunks(LANES)) {
+                    let mut parts = [L::zero(); 4];
+                    for (c, &weight) in weights.iter().enumerate() {
+                        let part = &mut parts[c % 4];
+                        *part = L::load(&x[c]).fma(L::splat(weight), *part);
+                    }
+                    sum = sum + ((parts[0] + parts[1]) + (parts[2] + parts[3]));
+                }
+                let at = (self.image * classes + class) * area + start;
+                #[allow(unsafe_code)]
+                // SAFETY: tasks have pixels of their own.
+                let plane = unsafe { self.planes.part(at..at + count) };
+                store_up_to(sum, plane);
+            }
+        }
     }
 }
 
