@@ -26,6 +26,7 @@ mod init;
 mod kernels;
 pub mod ops;
 mod pass;
+pub mod profile;
 mod unet;
 mod weights;
 

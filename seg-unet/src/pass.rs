@@ -27,6 +27,7 @@ use crate::{
         up::Up,
     },
     ops::cpu_elements,
+    profile::operation,
 };
 
 /// The network's weights, in their order, and what else a pass needs.
@@ -166,6 +167,29 @@ impl<R: Dispatch> Plan<'_, R> {
         Weight { guard, layout, of }
     }
 
+    /// A convolution of 3 × 3 for the profile: name, operations and bytes.
+    fn describe(&self, at: usize, level: usize) -> (String, f64, f64) {
+        let (name, weights) = &self.vars[at];
+        let pixels = self.level_size(level).pixels() as f64;
+        let &[outputs, inputs, ..] = weights.dims() else {
+            unreachable!("a kernel has four dimensions")
+        };
+        let numbers = weights.elem_count() as f64 + pixels * (inputs + outputs) as f64;
+        let name = name.trim_end_matches(".weight").to_owned();
+        let flops = 2.0 * pixels * weights.elem_count() as f64;
+        (name, flops, numbers * size_of::<R>() as f64)
+    }
+
+    /// A way up for the profile.
+    fn describe_up(&self, level: usize) -> (String, f64, f64) {
+        let (inputs, outputs) = (self.config.channels(level + 1), self.config.channels(level));
+        let pixels = self.level_size(level + 1).pixels() as f64;
+        let weights = (4 * inputs * outputs) as f64;
+        let numbers = weights + pixels * (inputs + 4 * outputs) as f64;
+        let bytes = numbers * size_of::<R>() as f64;
+        (format!("up{level}"), 2.0 * pixels * weights, bytes)
+    }
+
     fn zeros_like(&self, at: usize) -> Vec<R> {
         let (_, var) = &self.vars[at];
         vec![R::default(); var.elem_count()]
@@ -231,7 +255,7 @@ impl<R: Dispatch> Plan<'_, R> {
         let at = self.decoder_at(level);
         let raised = self.raised(&below, level);
         drop(below);
-        let first = self.conv(at, level, &self.joined(&raised, &skip));
+        let first = self.conv(at, level, &Self::joined(&raised, &skip));
         drop((raised, skip));
         let second = self.conv(at + PER_CONV, level, &first.source());
         [first, second]
@@ -240,7 +264,12 @@ impl<R: Dispatch> Plan<'_, R> {
     fn logits(&self, last: &Rectified<R>) -> Vec<R> {
         let mut logits = vec![R::default(); self.config.classes * self.size.pixels()];
         let (weights, bias) = (self.weight(self.head_at()), self.weight(self.head_at() + 1));
-        self.head(last, &weights).run(self.isa, &bias, &mut logits);
+        let head = self.head(last, &weights);
+        operation(
+            "forward",
+            || self.describe(self.head_at(), 0),
+            || head.run(self.isa, &bias, &mut logits),
+        );
         logits
     }
 
@@ -255,7 +284,15 @@ impl<R: Dispatch> Plan<'_, R> {
         match above {
             Some(above) => {
                 let mut maps = self.take(above.channels, level);
-                max_pool2(self.isa, &above.maps, &above.affine, above.size, &mut maps);
+                let pixels = (above.channels * above.size.pixels()) as f64;
+                operation(
+                    "forward",
+                    || {
+                        let bytes = 1.25 * pixels * size_of::<R>() as f64;
+                        (format!("enc{}.pool", level - 1), 5.0 * pixels, bytes)
+                    },
+                    || max_pool2(self.isa, &above.maps, &above.affine, above.size, &mut maps),
+                );
                 Input::Maps(maps, above.channels)
             }
             None if channels <= FEW => Input::Planes(Few {
@@ -287,13 +324,17 @@ impl<R: Dispatch> Plan<'_, R> {
         let mut raised = self.take(self.config.channels(level), level);
         let at = self.up_at(level);
         let (weights, bias) = (self.weight(at), self.weight(at + 1));
-        self.up(below, &weights, level)
-            .run(self.isa, &bias, &mut raised);
+        let up = self.up(below, &weights, level);
+        operation(
+            "forward",
+            || self.describe_up(level),
+            || up.run(self.isa, &bias, &mut raised),
+        );
         raised
     }
 
     /// The raised maps and the level's own: what the decoder reads.
-    fn joined<'a>(&self, raised: &'a Maps<R>, skip: &'a Rectified<R>) -> Source<'a, R> {
+    fn joined<'a>(raised: &'a Maps<R>, skip: &'a Rectified<R>) -> Source<'a, R> {
         let raised = Part {
             maps: raised,
             channels: skip.channels,
@@ -356,7 +397,11 @@ impl<R: Dispatch> Plan<'_, R> {
             relu: true,
             moments: true,
         };
-        let parts = conv(&weights, finish, channels, &mut maps);
+        let parts = operation(
+            "forward",
+            || self.describe(at, level),
+            || conv(&weights, finish, channels, &mut maps),
+        );
         let blocks = spans(&[channels]).len();
         let moments = Moments::of_parts(&parts, blocks, size, self.config.norm_eps);
         Rectified {
@@ -385,9 +430,15 @@ impl<R: Dispatch> Plan<'_, R> {
         if let Some([_, last]) = decoder.last() {
             let at = self.head_at();
             let head = self.weight(at);
-            let of = self
-                .head(last, &head)
-                .backward(self.isa, gradient, &mut of_last);
+            let layer = self.head(last, &head);
+            let of = operation(
+                "backward",
+                || {
+                    let (name, flops, bytes) = self.describe(at, 0);
+                    (name, 2.0 * flops, 2.0 * bytes)
+                },
+                || layer.backward(self.isa, gradient, &mut of_last),
+            );
             drop(head);
             sink(at, of.weights)?;
             sink(at + 1, of.bias)?;
@@ -401,7 +452,8 @@ impl<R: Dispatch> Plan<'_, R> {
             let [_, below] = decoder.last().unwrap_or(&encoder[depth]);
             let [_, skip] = &encoder[level];
             let raised = self.raised(below, level);
-            let of_weights = self.weight_gradient(at, &self.joined(&raised, skip), &of_first);
+            let of_weights =
+                self.weight_gradient(at, level, &Self::joined(&raised, skip), &of_first);
             drop(raised);
             let inputs = [skip.channels, skip.channels];
             let [of_raised, of_skip] = self.input_gradients(at, level, inputs, &of_first);
@@ -414,8 +466,16 @@ impl<R: Dispatch> Plan<'_, R> {
             {
                 let weights = self.weight(at);
                 let up = self.up(below, &weights, level);
-                up.weight_gradient(self.isa, &of_raised, &mut of_weights, &mut of_bias);
-                up.input_gradient(self.isa, &of_raised, &mut of_last);
+                operation(
+                    "weight gradient",
+                    || self.describe_up(level),
+                    || up.weight_gradient(self.isa, &of_raised, &mut of_weights, &mut of_bias),
+                );
+                operation(
+                    "input gradient",
+                    || self.describe_up(level),
+                    || up.input_gradient(self.isa, &of_raised, &mut of_last),
+                );
             }
             sink(at, of_weights)?;
             sink(at + 1, of_bias)?;
@@ -430,11 +490,15 @@ impl<R: Dispatch> Plan<'_, R> {
                 Input::Planes(few) => {
                     let mut weights = self.zeros_like(at);
                     let channels = self.config.channels(level);
-                    few.weight_gradient(self.isa, &of_first, channels, &mut weights);
+                    operation(
+                        "weight gradient",
+                        || self.describe(at, level),
+                        || few.weight_gradient(self.isa, &of_first, channels, &mut weights),
+                    );
                     weights
                 }
                 Input::Maps(maps, channels) => {
-                    self.weight_gradient(at, &self.source(&maps, channels, level), &of_first)
+                    self.weight_gradient(at, level, &self.source(&maps, channels, level), &of_first)
                 }
             };
             let (Some(above), Some(of_skip)) = (above, of_skips.pop()) else {
@@ -460,36 +524,63 @@ impl<R: Dispatch> Plan<'_, R> {
         sink: Sink<'_, R, E>,
     ) -> Result<Maps<R>, E> {
         let second_at = at + PER_CONV;
-        let of_second = self.norm_back(second_at, second, gradient, maxima, sink)?;
-        let of_weights = self.weight_gradient(second_at, &first.source(), &of_second);
+        let of_second = self.norm_back(second_at, &second, gradient, maxima.as_ref(), sink)?;
+        drop((second, maxima));
+        let of_weights = self.weight_gradient(second_at, level, &first.source(), &of_second);
         let [of_first] = self.input_gradients(second_at, level, [first.channels], &of_second);
         drop(of_second);
         sink(second_at, of_weights)?;
-        self.norm_back(at, first, of_first, None, sink)
+        self.norm_back(at, &first, of_first, None, sink)
     }
 
     /// From the gradient of a norm's result to that of the convolution's before the `ReLU`, in the same room.
     fn norm_back<E>(
         &self,
         at: usize,
-        result: Rectified<R>,
+        result: &Rectified<R>,
         mut gradient: Maps<R>,
-        maxima: Option<Maps<R>>,
+        maxima: Option<&Maps<R>>,
         sink: Sink<'_, R, E>,
     ) -> Result<Maps<R>, E> {
-        let maxima = maxima.as_deref();
-        let of = norm_backward(self.isa, result.normed(), &mut gradient, maxima);
+        let maxima = maxima.map(|maxima| &maxima[..]);
+        let normed = result.normed();
+        let of = operation(
+            "norm backward",
+            || {
+                // Two passes: the sums first, over the maps and the gradient, which the second writes.
+                let numbers = (result.channels * result.size.pixels()) as f64;
+                let (name, _) = &self.vars[at + PER_LAYER];
+                let passes = if maxima.is_some() { 6.25 } else { 5.0 };
+                let bytes = passes * numbers * size_of::<R>() as f64;
+                (
+                    name.trim_end_matches(".weight").to_owned(),
+                    9.0 * numbers,
+                    bytes,
+                )
+            },
+            || norm_backward(self.isa, normed, &mut gradient, maxima),
+        );
         sink(at + 1, of.conv_bias)?;
         sink(at + PER_LAYER, of.weight)?;
         sink(at + PER_LAYER + 1, of.bias)?;
         Ok(gradient)
     }
 
-    fn weight_gradient(&self, at: usize, source: &Source<'_, R>, gradient: &[Block<R>]) -> Vec<R> {
+    fn weight_gradient(
+        &self,
+        at: usize,
+        level: usize,
+        source: &Source<'_, R>,
+        gradient: &[Block<R>],
+    ) -> Vec<R> {
         let mut weights = self.zeros_like(at);
         let (_, bias) = &self.vars[at + 1];
         let outputs = bias.elem_count();
-        weight_gradient(self.isa, source, gradient, outputs, &mut weights);
+        operation(
+            "weight gradient",
+            || self.describe(at, level),
+            || weight_gradient(self.isa, source, gradient, outputs, &mut weights),
+        );
         weights
     }
 
@@ -502,19 +593,23 @@ impl<R: Dispatch> Plan<'_, R> {
         gradient: &Maps<R>,
     ) -> [Maps<R>; N] {
         let mut of_inputs = inputs.map(|channels| self.take(channels, level));
-        Conv {
-            source: &self.source(gradient, self.config.channels(level), level),
+        let source = self.source(gradient, self.config.channels(level), level);
+        let filters = self.weight(at);
+        let conv = Conv {
+            source: &source,
             filters: Filters {
-                weights: &self.weight(at),
+                weights: &filters,
                 columns: inputs.iter().sum(),
             },
             way: Way::Backward,
             outputs: &inputs,
             finish: Finish::default(),
-        }
-        .run(
-            self.isa,
-            of_inputs.iter_mut().map(|maps| &mut maps[..]).collect(),
+        };
+        let results = of_inputs.iter_mut().map(|maps| &mut maps[..]).collect();
+        operation(
+            "input gradient",
+            || self.describe(at, level),
+            || conv.run(self.isa, results),
         );
         of_inputs
     }
@@ -533,5 +628,179 @@ impl<R: Dispatch> Plan<'_, R> {
                 .pow(2)
             * 16;
         2 * (kept + 2 * level(self.config.depth) + 4 * level(0)) + 36 * transformed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device::Cpu, Tensor, WithDType};
+
+    use super::*;
+    use crate::{UNet, kernels::simd::each_instruction_set, ops::testing::random};
+
+    const SMALL: UNetConfig = UNetConfig {
+        in_channels: 1,
+        classes: 2,
+        width: 4,
+        depth: 1,
+        norm_eps: 1e-3,
+    };
+
+    fn values(t: &Tensor) -> Vec<f64> {
+        let t = t.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
+        t.to_vec1().unwrap()
+    }
+
+    /// Relative to the norm of `b`.
+    fn distance(a: &[f64], b: &[f64]) -> f64 {
+        assert_eq!(a.len(), b.len());
+        let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+        let difference = norm(&mut a.iter().zip(b).map(|(a, b)| a - b));
+        difference / norm(&mut b.iter().copied()).max(1e-300)
+    }
+
+    /// Few and many channels, images that fill no vector, more tiles than channels and fewer.
+    fn cases() -> [(UNetConfig, [usize; 3]); 4] {
+        let with = |in_channels, classes, width, depth| UNetConfig {
+            in_channels,
+            classes,
+            width,
+            depth,
+            ..SMALL
+        };
+        [
+            (SMALL, [1, 6, 10]),
+            (with(3, 1, 20, 2), [2, 20, 12]),
+            (with(9, 3, 8, 3), [2, 16, 48]),
+            (with(3, 2, 32, 3), [1, 64, 64]),
+        ]
+    }
+
+    #[test]
+    fn a_pass_is_the_graph_of_the_operations() {
+        for (config, [n, h, w]) in cases() {
+            let net = UNet::with_dtype(&config, 3, DType::F64, &Cpu).unwrap();
+            let x = random(&[n, config.in_channels, h, w], 1);
+            let logits = net.forward(&x).unwrap();
+            let g = random(logits.dims(), 2);
+            let graph = (&logits * &g).unwrap().sum_all().unwrap();
+            let graph = graph.backward().unwrap();
+            let pass = net.pass(&x).unwrap();
+            assert!(distance(&values(pass.logits()), &values(&logits)) < 1e-11);
+            let inferred = net.infer(&x).unwrap();
+            assert_eq!(values(&inferred), values(pass.logits()));
+            let gradients = pass.backward(&g).unwrap();
+            for (name, var) in net.vars() {
+                let [found, expected] = [&gradients, &graph].map(|g| values(g.get(var).unwrap()));
+                // The norm makes the gradient of a convolution's bias a sum of what cancels.
+                let nothing = found.iter().all(|x| x.abs() < 1e-9);
+                let distance = distance(&found, &expected);
+                assert!(distance < 1e-9 || nothing, "{name}: {distance}");
+            }
+        }
+    }
+
+    fn of_set<R: Dispatch + WithDType>(
+        net: &UNet,
+        isa: InstructionSet,
+        x: &[R],
+        size: Size,
+        g: &[R],
+    ) -> Vec<Vec<f64>> {
+        let plan = Plan::<R> {
+            config: net.config(),
+            vars: net.vars(),
+            isa,
+            size,
+            of: PhantomData,
+        };
+        let numbers = |x: Vec<R>| -> Vec<f64> { x.into_iter().map(R::to_f64).collect() };
+        let (logits, trace) = plan.forward(x);
+        let mut all = vec![Vec::new(); net.vars().len()];
+        all.push(numbers(logits));
+        plan.backward(x, trace, g, &mut |at, gradient| {
+            all[at] = numbers(gradient);
+            Ok::<_, candle_core::Error>(())
+        })
+        .unwrap();
+        all
+    }
+
+    /// A numbers' rounding may carry it over a threshold of a `ReLU` or a pool, which changes a gradient by more than
+    /// the rounding; so the gradients' bound is wide, and each operation's own is narrow (see `tests`).
+    #[test]
+    fn a_pass_of_every_instruction_set_is_near_that_of_f64() {
+        for (config, [n, h, w]) in cases() {
+            let net = UNet::new(&config, 3, &Cpu).unwrap();
+            let wide = UNet::with_dtype(&config, 3, DType::F64, &Cpu).unwrap();
+            let tensors = net.tensors().into_iter();
+            let tensors = tensors.map(|(name, t)| (name, t.to_dtype(DType::F64).unwrap()));
+            wide.set_tensors(&tensors.collect()).unwrap();
+            let size = Size { n, h, w };
+            let draw = |channels, seed| -> Vec<f32> {
+                let numbers = values(&random(&[n, channels, h, w], seed));
+                numbers.into_iter().map(|x| x as f32).collect()
+            };
+            let (x, g) = (draw(config.in_channels, 1), draw(config.classes, 2));
+            let [x64, g64] = [&x, &g].map(|x| x.iter().map(|&x| f64::from(x)).collect::<Vec<_>>());
+            let expected = of_set(&wide, InstructionSet::Portable, &x64, size, &g64);
+            for isa in each_instruction_set() {
+                let found = of_set(&net, isa, &x, size, &g);
+                for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                    let name = net.vars().get(at).map_or("logits", |(name, _)| name);
+                    let bound = if name == "logits" { 1e-5 } else { 2e-2 };
+                    let nothing = found.iter().all(|x| x.abs() < 1e-3);
+                    let distance = distance(found, expected);
+                    assert!(distance < bound || nothing, "{isa} {name}: {distance}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_gradient_that_does_not_fit_the_logits_is_refused() {
+        let net = UNet::new(&SMALL, 3, &Cpu).unwrap();
+        let x = Tensor::zeros((1, 1, 4, 4), DType::F32, &Cpu).unwrap();
+        let refused = |dims: [usize; 4], dtype| {
+            let gradient = Tensor::zeros(&dims, dtype, &Cpu).unwrap();
+            let error = net.pass(&x).unwrap().backward(&gradient).unwrap_err();
+            error.to_string()
+        };
+        assert_eq!(
+            refused([1, 1, 4, 4], DType::F32),
+            "U-Net: the gradient is [1, 1, 4, 4] of F32; expected that of the logits, [1, 2, 4, 4] of F32"
+        );
+        assert_eq!(
+            refused([1, 2, 4, 4], DType::F64),
+            "U-Net: the gradient is [1, 2, 4, 4] of F64; expected that of the logits, [1, 2, 4, 4] of F32"
+        );
+    }
+
+    #[test]
+    fn who_takes_gradients_may_change_their_weights_or_stop() {
+        let net = UNet::new(&SMALL, 3, &Cpu).unwrap();
+        let x = random(&[1, 1, 8, 8], 1).to_dtype(DType::F32).unwrap();
+        let gradient = net.infer(&x).unwrap().ones_like().unwrap();
+        let expected = net.pass(&x).unwrap().backward(&gradient).unwrap();
+        let mut order = Vec::new();
+        net.pass(&x)
+            .unwrap()
+            .backward_each(&gradient, |at, gradient| {
+                let (_, var) = &net.vars()[at];
+                assert_eq!(values(&gradient), values(expected.get(var).unwrap()));
+                order.push(at);
+                // Nothing that is still to come reads it.
+                var.set(&var.zeros_like()?)
+            })
+            .unwrap();
+        order.sort_unstable();
+        assert!(order.into_iter().eq(0..net.vars().len()), "each once");
+        let mut taken = 0;
+        let stopped = net.pass(&x).unwrap().backward_each(&gradient, |_, _| {
+            taken += 1;
+            candle_core::bail!("enough")
+        });
+        assert!(stopped.unwrap_err().to_string().starts_with("enough"));
+        assert_eq!(taken, 1);
     }
 }

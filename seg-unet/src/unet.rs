@@ -11,7 +11,7 @@ use crate::{
         maps::Size,
         simd::{Dispatch, InstructionSet},
     },
-    ops::{self, conv2d_same, max_pool2, relu_instance_norm, up2},
+    ops::{self, conv2d_same, conv2d_same_joined, max_pool2, relu_instance_norm, up2},
     pass::{Plan, Trace},
     weights,
 };
@@ -160,13 +160,17 @@ impl Pass<'_> {
 }
 
 impl Block {
-    fn forward(&self, x: &Tensor, eps: f64) -> Result<Tensor> {
-        let mut x = x.clone();
-        for (conv, norm) in self.convs.iter().zip(&self.norms) {
-            let y = conv2d_same(&x, &conv.weight, &conv.bias)?;
-            x = relu_instance_norm(&y, &norm.weight, &norm.bias, eps)?;
-        }
-        Ok(x)
+    /// Of one tensor, or of two that are joined along the channels.
+    fn forward(&self, x: &Tensor, joined: Option<&Tensor>, eps: f64) -> Result<Tensor> {
+        let [conv1, conv2] = &self.convs;
+        let [norm1, norm2] = &self.norms;
+        let y = match joined {
+            None => conv2d_same(x, &conv1.weight, &conv1.bias)?,
+            Some(other) => conv2d_same_joined(x, other, &conv1.weight, &conv1.bias)?,
+        };
+        let x = relu_instance_norm(&y, &norm1.weight, &norm1.bias, eps)?;
+        let y = conv2d_same(&x, &conv2.weight, &conv2.bias)?;
+        relu_instance_norm(&y, &norm2.weight, &norm2.bias, eps)
     }
 }
 
@@ -295,14 +299,14 @@ impl UNet {
         let mut x = images.clone();
         let mut skips = Vec::new();
         for block in &self.encoder {
-            let skip = block.forward(&x, eps)?;
+            let skip = block.forward(&x, None, eps)?;
             x = max_pool2(&skip)?;
             skips.push(skip);
         }
-        x = self.middle.forward(&x, eps)?;
+        x = self.middle.forward(&x, None, eps)?;
         for ((up, block), skip) in self.decoder.iter().zip(skips.iter().rev()) {
             let raised = up2(&x, &up.weight, &up.bias)?;
-            x = block.forward(&Tensor::cat(&[&raised, skip], 1)?, eps)?;
+            x = block.forward(&raised, Some(skip), eps)?;
         }
         conv2d_same(&x, &self.head.weight, &self.head.bias)
     }
@@ -330,6 +334,7 @@ impl UNet {
     ///
     /// # Errors
     /// As [`UNet::forward`].
+    #[allow(clippy::redundant_closure_for_method_calls)] // the method is of one lifetime, not of every
     pub fn pass(&self, images: &Tensor) -> Result<Pass<'_>> {
         self.check(images)?;
         let images = images.contiguous()?.detach();
@@ -356,6 +361,7 @@ impl UNet {
     ///
     /// # Errors
     /// As [`UNet::forward`].
+    #[allow(clippy::redundant_closure_for_method_calls)] // as in `pass`
     pub fn infer(&self, images: &Tensor) -> Result<Tensor> {
         self.check(images)?;
         let images = images.contiguous()?.detach();
@@ -629,27 +635,25 @@ mod tests {
     fn no_bit_depends_on_the_number_of_threads() {
         const CHILD: &str = "SEG_UNET_PRINTS_GRADIENTS";
         if std::env::var_os(CHILD).is_some() {
-            let net = UNet::new(&SMALL, 1, &Cpu).unwrap();
+            let config = UNetConfig {
+                width: 20,
+                depth: 3,
+                ..SMALL
+            };
+            let net = UNet::new(&config, 1, &Cpu).unwrap();
             let x = random(&[2, 2, 96, 64], 1).to_dtype(DType::F32).unwrap();
-            let grads = net
-                .forward(&x)
-                .unwrap()
-                .sqr()
-                .unwrap()
-                .mean_all()
-                .unwrap()
-                .backward()
-                .unwrap();
+            let graph = net.forward(&x).unwrap().sqr().unwrap();
+            let graph = graph.sum_all().unwrap().backward().unwrap();
+            let pass = net.pass(&x).unwrap();
+            let gradient = (pass.logits() * 2.0).unwrap();
+            let pass = pass.backward(&gradient).unwrap();
             for (name, var) in net.vars() {
-                let gradient = grads
-                    .get(var)
-                    .unwrap()
-                    .flatten_all()
-                    .unwrap()
-                    .to_vec1::<f32>()
-                    .unwrap();
-                let bits: Vec<u32> = gradient.into_iter().map(f32::to_bits).collect();
-                println!("gradient {name} {bits:?}");
+                for gradients in [&graph, &pass] {
+                    let gradient = gradients.get(var).unwrap().flatten_all().unwrap();
+                    let gradient = gradient.to_vec1::<f32>().unwrap();
+                    let bits: Vec<u32> = gradient.into_iter().map(f32::to_bits).collect();
+                    println!("gradient {name} {bits:?}");
+                }
             }
             return;
         }
@@ -716,110 +720,5 @@ mod tests {
             error.to_string(),
             "U-Net: weights of F16; expected F32 or F64"
         );
-    }
-}
-
-#[cfg(test)]
-mod pass_tests {
-    use candle_core::Device::Cpu;
-
-    use super::*;
-    use crate::ops::testing::random;
-
-    fn values(t: &Tensor) -> Vec<f64> {
-        t.to_dtype(DType::F64)
-            .unwrap()
-            .flatten_all()
-            .unwrap()
-            .to_vec1()
-            .unwrap()
-    }
-
-    fn distance(a: &Tensor, b: &Tensor) -> f64 {
-        let (a, b) = (values(a), values(b));
-        let norm = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
-        let d: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
-        norm(&d) / norm(&b).max(1e-300)
-    }
-
-    #[test]
-    fn a_pass_is_the_graph_of_the_operations() {
-        for (config, n, h, w) in [
-            (
-                UNetConfig {
-                    in_channels: 1,
-                    classes: 2,
-                    width: 4,
-                    depth: 1,
-                    norm_eps: 1e-3,
-                },
-                1,
-                6,
-                10,
-            ),
-            (
-                UNetConfig {
-                    in_channels: 3,
-                    classes: 1,
-                    width: 20,
-                    depth: 2,
-                    norm_eps: 1e-3,
-                },
-                2,
-                20,
-                12,
-            ),
-            (
-                UNetConfig {
-                    in_channels: 9,
-                    classes: 3,
-                    width: 8,
-                    depth: 3,
-                    norm_eps: 1e-3,
-                },
-                2,
-                16,
-                48,
-            ),
-            (
-                UNetConfig {
-                    in_channels: 3,
-                    classes: 2,
-                    width: 32,
-                    depth: 3,
-                    norm_eps: 1e-3,
-                },
-                1,
-                64,
-                64,
-            ),
-        ] {
-            let net = UNet::with_dtype(&config, 3, DType::F64, &Cpu).unwrap();
-            let x = random(&[n, config.in_channels, h, w], 1);
-            let expected = net.forward(&x).unwrap();
-            let g = random(expected.dims(), 2);
-            let expected_gradients = (&expected * &g)
-                .unwrap()
-                .sum_all()
-                .unwrap()
-                .backward()
-                .unwrap();
-            let pass = net.pass(&x).unwrap();
-            let d = distance(pass.logits(), &expected);
-            assert!(d < 1e-11, "logits {d}");
-            assert!(distance(&net.infer(&x).unwrap(), &expected) < 1e-11);
-            let gradients = pass.backward(&g).unwrap();
-            for (name, var) in net.vars() {
-                let (found, expected) = (
-                    gradients.get(var).unwrap(),
-                    expected_gradients.get(var).unwrap(),
-                );
-                let d = distance(found, expected);
-                assert!(
-                    d < 1e-9 || values(found).iter().all(|x| x.abs() < 1e-9),
-                    "{name}: {d}"
-                );
-            }
-        }
     }
 }

@@ -20,7 +20,7 @@ pub(crate) struct Arena<R: Real>(Mutex<Segments<R>>);
 
 #[derive(Debug)]
 struct Segments<R> {
-    segments: Vec<Segment<R>>,
+    all: Vec<Segment<R>>,
     /// What nobody uses, in order.
     free: Vec<Place>,
     used: usize,
@@ -38,7 +38,7 @@ struct Place {
 impl<R: Real> Arena<R> {
     pub(crate) const fn new() -> Self {
         Self(Mutex::new(Segments {
-            segments: Vec::new(),
+            all: Vec::new(),
             free: Vec::new(),
             used: 0,
             expected: None,
@@ -50,7 +50,7 @@ impl<R: Real> Arena<R> {
         let mut segments = self.lock();
         let place = segments.take(len);
         // SAFETY: the place lies within the segment.
-        let start = unsafe { segments.segments[place.segment].start.add(place.start) };
+        let start = unsafe { segments.all[place.segment].start.add(place.start) };
         Maps {
             start,
             place,
@@ -63,7 +63,7 @@ impl<R: Real> Arena<R> {
     pub(crate) fn expect(&self, size: Size, len: usize) {
         let mut segments = self.lock();
         if segments.expected != Some((size, len)) && segments.used == 0 {
-            segments.segments.clear();
+            segments.all.clear();
             segments.free.clear();
             segments.grow(len);
             segments.expected = Some((size, len));
@@ -96,11 +96,11 @@ impl<R: Real> Segments<R> {
 
     fn grow(&mut self, len: usize) {
         self.free.push(Place {
-            segment: self.segments.len(),
+            segment: self.all.len(),
             start: 0,
             len,
         });
-        self.segments.push(Segment::new(len));
+        self.all.push(Segment::new(len));
     }
 
     fn give_back(&mut self, place: Place) {
@@ -109,11 +109,13 @@ impl<R: Real> Segments<R> {
         self.free.insert(i, place);
         // With the next one first, so that `i` stays what it is.
         for i in [i + 1, i] {
-            if let Some([left, right]) = i.checked_sub(1).and_then(|j| self.free.get_mut(j..=i)) {
-                if left.segment == right.segment && left.start + left.len == right.start {
-                    left.len += right.len;
-                    self.free.remove(i);
-                }
+            let pair = i.checked_sub(1).and_then(|j| self.free.get_mut(j..=i));
+            if let Some([left, right]) = pair
+                && left.segment == right.segment
+                && left.start + left.len == right.start
+            {
+                left.len += right.len;
+                self.free.remove(i);
             }
         }
     }
@@ -230,15 +232,15 @@ mod tests {
         drop(a);
         drop(c); // joined on both sides
         let whole = ARENA.take(100);
-        assert_eq!(ARENA.lock().segments.len(), 1);
+        assert_eq!(ARENA.lock().all.len(), 1);
         let more = ARENA.take(7); // than was expected
-        assert_eq!(ARENA.lock().segments.len(), 2);
+        assert_eq!(ARENA.lock().all.len(), 2);
         ARENA.expect(of(2), 10); // in use: nothing happens
-        assert_eq!(ARENA.lock().segments.len(), 2);
+        assert_eq!(ARENA.lock().all.len(), 2);
         drop((whole, second, more));
         assert_eq!(ARENA.lock().free.len(), 2);
         ARENA.expect(of(2), 10);
-        assert_eq!(ARENA.lock().segments.len(), 1);
+        assert_eq!(ARENA.lock().all.len(), 1);
         assert_eq!(ARENA.take(10).len(), 10);
     }
 }

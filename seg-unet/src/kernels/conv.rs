@@ -12,6 +12,8 @@
 //! is the weights that are many: a task takes some output channels, transforms their weights as it goes, and the tiles
 //! are transformed before.
 
+use std::marker::PhantomData;
+
 use candle_core::WithDType as _;
 use rayon::prelude::*;
 
@@ -169,13 +171,13 @@ struct Task<'a, R, T> {
     tiling: Tiling,
     /// A block of channels each.
     result: Vec<Shared<'a, Block<R>>>,
-    tile: T,
+    of: PhantomData<T>,
 }
 
 impl<'a, R: Real, T: Tile> Task<'a, R, T> {
     const PRODUCTS: usize = T::N * T::N;
 
-    fn new(conv: Conv<'a, R>, tile: T, result: Vec<&'a mut [Block<R>]>) -> Self {
+    fn new(conv: Conv<'a, R>, _: T, result: Vec<&'a mut [Block<R>]>) -> Self {
         let lanes = spans(conv.outputs);
         let pixels = conv.source.size.pixels();
         let result: Vec<_> = result
@@ -191,7 +193,7 @@ impl<'a, R: Real, T: Tile> Task<'a, R, T> {
             lanes,
             tiling: Tiling::new::<T>(conv.source.size),
             result,
-            tile,
+            of: PhantomData,
         }
     }
 
@@ -265,8 +267,8 @@ impl<R: Dispatch, T: Tile> Task<'_, R, T> {
                         .iter()
                         .zip(v.chunks_exact_mut(Self::PRODUCTS * v_stride))
                     {
-                        L::call(TransformTiles {
-                            tile: self.tile,
+                        L::call(TransformTiles::<_, T> {
+                            of: PhantomData,
                             planes: *planes,
                             tiling: self.tiling,
                             first,
@@ -314,8 +316,8 @@ impl<R: Dispatch, T: Tile> Task<'_, R, T> {
             .zip(&self.planes)
             .for_each(|(v, planes)| {
                 R::with_scratch(COLUMNS, |columns| {
-                    L::call(TransformTiles {
-                        tile: self.tile,
+                    L::call(TransformTiles::<_, T> {
+                        of: PhantomData,
                         planes: *planes,
                         tiling: self.tiling,
                         first: 0,
@@ -435,7 +437,7 @@ impl<R: Real, T: Tile> Kernel<R> for TransformFilters<'_, R, T> {
 
 /// The tiles `first .. first + count` of one block of channels, product k of the i-th to `v[k · stride + i]`.
 pub(super) struct TransformTiles<'a, R, T> {
-    pub(super) tile: T,
+    pub(super) of: PhantomData<T>,
     pub(super) planes: Planes<'a, R>,
     pub(super) tiling: Tiling,
     pub(super) first: usize,
@@ -531,10 +533,11 @@ impl<R: Real, T: Tile> Kernel<R> for TransformBack<'_, '_, R, T> {
                             }
                         }
                     }
-                    if let Some(sums) = &mut sums {
-                        if few.count + T::M * T::M > FewMoments::<L>::MOST || t + 1 == run.count {
-                            few.give(sums);
-                        }
+                    let full = few.count + T::M * T::M > FewMoments::<L>::MOST;
+                    if let Some(sums) = &mut sums
+                        && (full || t + 1 == run.count)
+                    {
+                        few.give(sums);
                     }
                 }
             }

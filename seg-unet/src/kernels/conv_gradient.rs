@@ -9,6 +9,8 @@
 //! As in [`super::conv`], tasks take tiles where these are many, and then every task has sums of its own, which are
 //! added in one order; else they take output channels.
 
+use std::marker::PhantomData;
+
 use rayon::prelude::*;
 
 use super::{
@@ -45,13 +47,13 @@ struct Task<'a, R, T> {
     outputs: Vec<Span>,
     tiling: Tiling,
     gradient: &'a [Block<R>],
-    tile: T,
+    of: PhantomData<T>,
 }
 
 impl<'a, R: Real, T: Tile> Task<'a, R, T> {
     const PRODUCTS: usize = T::N * T::N;
 
-    fn new(source: &'a Source<'a, R>, gradient: &'a [Block<R>], outputs: usize, tile: T) -> Self {
+    fn new(source: &'a Source<'a, R>, gradient: &'a [Block<R>], outputs: usize, _: T) -> Self {
         let outputs = spans(&[outputs]);
         assert_eq!(gradient.len(), outputs.len() * source.size.pixels());
         Self {
@@ -60,7 +62,7 @@ impl<'a, R: Real, T: Tile> Task<'a, R, T> {
             outputs,
             tiling: Tiling::new::<T>(source.size),
             gradient,
-            tile,
+            of: PhantomData,
         }
     }
 
@@ -132,8 +134,8 @@ impl<R: Dispatch, T: Tile> Task<'_, R, T> {
                             .iter()
                             .zip(v.chunks_exact_mut(Self::PRODUCTS * v_stride))
                         {
-                            L::call(TransformTiles {
-                                tile: self.tile,
+                            L::call(TransformTiles::<_, T> {
+                                of: PhantomData,
                                 planes: *planes,
                                 tiling: self.tiling,
                                 first,
@@ -204,8 +206,8 @@ impl<R: Dispatch, T: Tile> Task<'_, R, T> {
             .zip(&self.planes)
             .for_each(|(v, planes)| {
                 R::with_scratch(COLUMNS, |columns| {
-                    L::call(TransformTiles {
-                        tile: self.tile,
+                    L::call(TransformTiles::<_, T> {
+                        of: PhantomData,
                         planes: *planes,
                         tiling: self.tiling,
                         first: 0,

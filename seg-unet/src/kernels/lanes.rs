@@ -31,8 +31,6 @@ pub(crate) trait Real:
     + Neg<Output = Self>
     + Sum
 {
-    fn fma(self, factor: Self, addend: Self) -> Self;
-
     /// Where maps of such numbers live.
     fn arena() -> &'static Arena<Self>;
 
@@ -43,11 +41,6 @@ pub(crate) trait Real:
 macro_rules! real {
     ($real:ty) => {
         impl Real for $real {
-            #[inline(always)]
-            fn fma(self, factor: Self, addend: Self) -> Self {
-                self * factor + addend
-            }
-
             fn arena() -> &'static Arena<Self> {
                 static ARENA: Arena<$real> = Arena::new();
                 &ARENA

@@ -1,6 +1,5 @@
 //! The network's operations on the CPU, in blocks of sixteen channels.
 
-#![allow(dead_code)]
 pub(crate) mod buffers;
 pub(crate) mod conv;
 pub(crate) mod conv_gradient;

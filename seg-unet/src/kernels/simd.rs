@@ -135,3 +135,35 @@ impl InstructionSet {
         }
     }
 }
+
+/// Every instruction set that the processor has.
+#[cfg(test)]
+pub(crate) fn each_instruction_set() -> impl Iterator<Item = InstructionSet> {
+    [
+        InstructionSet::Avx512,
+        InstructionSet::Avx2,
+        InstructionSet::Portable,
+    ]
+    .into_iter()
+    .filter(|isa| isa.is_present())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_of_instructions_that_is_none_is_refused() {
+        let portable = InstructionSet::at_most(Some("portable")).unwrap();
+        assert_eq!(portable, InstructionSet::Portable);
+        assert_eq!(
+            InstructionSet::at_most(None).unwrap(),
+            InstructionSet::at_most(Some("avx512")).unwrap()
+        );
+        let error = InstructionSet::at_most(Some("sse9")).unwrap_err();
+        assert_eq!(
+            error.to_string().lines().next().unwrap(),
+            "the variable SEG_UNET_SIMD is avx512, avx2 or portable, found `sse9`"
+        );
+    }
+}
