@@ -677,7 +677,7 @@ mod tests {
                 .collect()
         };
         let one = gradients("1");
-        assert_eq!(one.len(), 46);
+        assert_eq!(one.len(), 128);
         for threads in ["2", "5"] {
             assert!(
                 gradients(threads) == one,
