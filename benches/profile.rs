@@ -1,16 +1,31 @@
 //! Where the time of a training step goes: the tables of `docs/performance.md`.
 //!
 //! ```text
-//! cargo run --release --workspace --bin profile-step            at 256²
-//! cargo run --release --workspace --bin profile-step -- 128 all at 128², every operation
+//! cargo build --release --workspace --bins
+//! ./target/release/profile-step              at 256²
+//! ./target/release/profile-step 128 all      at 128², every operation
+//! ./target/release/profile-step 128 candle   beside what Candle's own operations take
 //! ```
 
 use std::{collections::BTreeMap, time::Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{DType, Device, Tensor, Var};
 use rayon::prelude::*;
-use seg_unet::profile::{self, Operation};
+use seg_unet::{
+    ops::{
+        conv2d_same_reference, instance_norm_reference, max_pool2_reference, relu_reference,
+        up2_reference,
+    },
+    profile::{self, Operation},
+};
 use workspace_benches::Step;
+
+enum Table {
+    Kinds,
+    All,
+    Candle,
+}
 
 const STEPS: usize = 9;
 
@@ -20,10 +35,11 @@ fn main() -> Result<()> {
     let size = size
         .parse()
         .with_context(|| format!("the size is {size}; expected a number"))?;
-    let all = match arguments.next().as_deref() {
-        None => false,
-        Some("all") => true,
-        Some(other) => anyhow::bail!("found {other}; expected `all` or nothing"),
+    let table = match arguments.next().as_deref() {
+        None => Table::Kinds,
+        Some("all") => Table::All,
+        Some("candle") => Table::Candle,
+        Some(other) => bail!("found {other}; expected `all`, `candle` or nothing"),
     };
     ensure!(
         size > 0 && size % 16 == 0,
@@ -48,6 +64,9 @@ fn main() -> Result<()> {
     for (i, operation) in operations.iter_mut().enumerate() {
         let times = steps.iter().map(|step| step[i].seconds);
         operation.seconds = median(times.chain([operation.seconds]).collect());
+    }
+    if matches!(table, Table::Candle) {
+        return beside_candle(size, &operations);
     }
     println!(
         "{size}², {} threads, {}; multiplications and additions alone reach {:.0} GFLOP/s, a copy {:.1} GB/s\n",
@@ -77,7 +96,7 @@ fn main() -> Result<()> {
             bytes / seconds / copy
         );
     };
-    if all {
+    if matches!(table, Table::All) {
         for operation in &operations {
             row(
                 &format!("{} {}", operation.of, operation.what),
@@ -139,4 +158,106 @@ fn copy() -> f64 {
         start.elapsed().as_secs_f64()
     });
     (8 * NUMBERS) as f64 / best.fold(f64::INFINITY, f64::min)
+}
+
+/// The same operations of Candle's own, each by itself: forward, and backward through Candle's graph.
+fn beside_candle(size: usize, operations: &[Operation]) -> Result<()> {
+    /// Rows of the table.
+    const CONVOLUTION: usize = 0;
+    const NORM: usize = 1;
+    const POOL: usize = 2;
+    const UP: usize = 3;
+    let rows = [
+        "3 × 3 convolution, head",
+        "ReLU and instance norm",
+        "max-pool",
+        "transposed convolution",
+    ];
+    let mut candle = [[0.0; 2]; 4];
+    let mut here = [[0.0; 2]; 4];
+    for Operation {
+        of, what, seconds, ..
+    } in operations
+    {
+        let row = match of.split_once('.') {
+            Some((_, layer)) if layer.starts_with("norm") => NORM,
+            Some((_, "pool")) => POOL,
+            None if of.starts_with("up") => UP,
+            _ => CONVOLUTION,
+        };
+        here[row][usize::from(*what != "forward")] += seconds;
+    }
+    let mut add =
+        |row: usize, inputs: &[&[usize]], f: &dyn Fn(&[Var]) -> candle_core::Result<Tensor>| {
+            let inputs = inputs
+                .iter()
+                .map(|dims| Var::zeros(*dims, DType::F32, &Device::Cpu))
+                .collect::<candle_core::Result<Vec<_>>>()?;
+            let start = Instant::now();
+            let y = f(&inputs)?;
+            candle[row][0] += start.elapsed().as_secs_f64();
+            let y = y.sum_all()?;
+            let start = Instant::now();
+            y.backward()?;
+            candle[row][1] += start.elapsed().as_secs_f64();
+            anyhow::Ok(())
+        };
+    let mut conv = |inputs: usize, outputs: usize, k: usize, size: usize| -> Result<()> {
+        let shapes: [&[usize]; 3] = [
+            &[1, inputs, size, size],
+            &[outputs, inputs, k, k],
+            &[outputs],
+        ];
+        add(CONVOLUTION, &shapes, &|t| {
+            conv2d_same_reference(&t[0], &t[1], &t[2])
+        })?;
+        if k == 3 {
+            let shapes: [&[usize]; 3] = [&[1, outputs, size, size], &[outputs], &[outputs]];
+            add(NORM, &shapes, &|t| {
+                instance_norm_reference(&relu_reference(&t[0])?, &t[1], &t[2], 1e-3)
+            })?;
+        }
+        Ok(())
+    };
+    let channels = |level: usize| 32 << level;
+    for level in 0..5 {
+        conv(
+            if level == 0 { 1 } else { channels(level - 1) },
+            channels(level),
+            3,
+            size >> level,
+        )?;
+        conv(channels(level), channels(level), 3, size >> level)?;
+    }
+    for level in 0..4 {
+        conv(2 * channels(level), channels(level), 3, size >> level)?;
+        conv(channels(level), channels(level), 3, size >> level)?;
+    }
+    conv(channels(0), 2, 1, size)?;
+    for level in 0..4 {
+        let (fine, coarse) = (size >> level, size >> (level + 1));
+        add(POOL, &[&[1, channels(level), fine, fine]], &|t| {
+            max_pool2_reference(&t[0])
+        })?;
+        let shapes: [&[usize]; 3] = [
+            &[1, channels(level + 1), coarse, coarse],
+            &[channels(level + 1), channels(level), 2, 2],
+            &[channels(level)],
+        ];
+        add(UP, &shapes, &|t| up2_reference(&t[0], &t[1], &t[2]))?;
+    }
+    println!("{size}², ms: Candle's own operations once each, and the pass\n");
+    println!("| operation | Candle, forward | backward | here, forward | backward | ratio |");
+    println!("|---|---:|---:|---:|---:|---:|");
+    for (name, (candle, here)) in rows.iter().zip(candle.iter().zip(&here)) {
+        println!(
+            "| {name} | {:.0} | {:.0} | {:.1} | {:.1} | {:.1} |",
+            candle[0] * 1e3,
+            candle[1] * 1e3,
+            here[0] * 1e3,
+            here[1] * 1e3,
+            (candle[0] + candle[1]) / (here[0] + here[1])
+        );
+    }
+    Ok(())
 }
