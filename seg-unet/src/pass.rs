@@ -2,7 +2,7 @@
 //!
 //! What Candle's graph would do for the same operations, without what it has to do in general: no tensor is laid out
 //! anew between operations, none is kept but each convolution's result r = relu(z), of which the norm, the pool and the
-//! way up are made again where they are read, no gradient is filled with zeros to be added to, and all room is used
+//! way up are made again where they are read, no gradient is filled with zeros to be added to, and the maps' room is used
 //! again in the next step.
 
 use std::{marker::PhantomData, ops::Deref};
@@ -289,7 +289,7 @@ impl<R: Dispatch> Plan<'_, R> {
                     "forward",
                     || {
                         let bytes = 1.25 * pixels * size_of::<R>() as f64;
-                        (format!("enc{}.pool", level - 1), 5.0 * pixels, bytes)
+                        (format!("enc{}.pool", level - 1), 2.75 * pixels, bytes)
                     },
                     || max_pool2(self.isa, &above.maps, &above.affine, above.size, &mut maps),
                 );
@@ -614,20 +614,15 @@ impl<R: Dispatch> Plan<'_, R> {
         of_inputs
     }
 
-    /// How many blocks are in use at once at most, or a few more: what all convolutions leave, a gradient on the finest
-    /// level or two, and what the products of one convolution are summed in.
+    /// How many blocks may be in use at once: what all convolutions leave and some gradients of the finest level, and as
+    /// much again for what lies between and for the products' operands. No promise, and no harm if it is too much.
     pub(crate) fn blocks_at_once(&self) -> usize {
         let level = |level: usize| {
             let blocks = spans(&[self.config.channels(level)]).len();
             blocks * self.level_size(level).pixels()
         };
         let kept: usize = (0..self.config.depth).map(|i| 4 * level(i)).sum();
-        let transformed = 4
-            * spans(&[self.config.channels(self.config.depth)])
-                .len()
-                .pow(2)
-            * 16;
-        2 * (kept + 2 * level(self.config.depth) + 4 * level(0)) + 36 * transformed
+        2 * (kept + 2 * level(self.config.depth) + 4 * level(0))
     }
 }
 

@@ -33,7 +33,23 @@ pub struct Operation {
 static RECORDING: AtomicBool = AtomicBool::new(false);
 static OPERATIONS: Mutex<Vec<Operation>> = Mutex::new(Vec::new());
 
-/// Calls `f`, and lists the operations of all passes on the CPU meanwhile, in their order.
+/// Ends, also with a panic.
+struct Recording;
+
+impl Recording {
+    fn begin() -> Self {
+        RECORDING.store(true, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        RECORDING.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Calls `f`, and lists the operations of all passes on the CPU meanwhile, in their order. One profile at a time.
 ///
 /// ```
 /// use candle_core::{DType, Device::Cpu, Tensor};
@@ -51,9 +67,9 @@ static OPERATIONS: Mutex<Vec<Operation>> = Mutex::new(Vec::new());
 pub fn of<T>(f: impl FnOnce() -> T) -> (T, Vec<Operation>) {
     let list = || std::mem::take(&mut *OPERATIONS.lock().unwrap_or_else(PoisonError::into_inner));
     list();
-    RECORDING.store(true, Ordering::Relaxed);
+    let recording = Recording::begin();
     let result = f();
-    RECORDING.store(false, Ordering::Relaxed);
+    drop(recording);
     (result, list())
 }
 
@@ -75,8 +91,8 @@ pub fn peak() -> Result<f64> {
     Ok(flops as f64 / best.fold(f64::INFINITY, f64::min))
 }
 
-/// Chains of additions, none of which waits for another: as many as an addition takes cycles, and some more.
-const CHAINS: usize = 6;
+/// Chains of additions, none of which waits for another: more than the cycles an addition takes times the units for it.
+const CHAINS: usize = 12;
 
 struct Fma {
     rounds: usize,

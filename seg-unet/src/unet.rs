@@ -100,6 +100,8 @@ impl Pass<'_> {
     /// [`UNet::vars`]. `take` may change that weight, which nothing needs any more, and with the gradients gone one
     /// after the other, they take no room of their own.
     ///
+    /// `take` is called on one of Rayon's threads, and must not wait for another thread.
+    ///
     /// ```
     /// use candle_core::{DType, Device::Cpu, Error, Tensor};
     /// use seg_unet::{UNet, UNetConfig};
@@ -332,6 +334,9 @@ impl UNet {
     /// # Ok::<(), candle_core::Error>(())
     /// ```
     ///
+    /// It computes on Rayon's threads. While one thread does, no other may write this network's weights: the two could
+    /// wait for each other.
+    ///
     /// # Errors
     /// As [`UNet::forward`].
     #[allow(clippy::redundant_closure_for_method_calls)] // the method is of one lifetime, not of every
@@ -427,7 +432,14 @@ impl UNet {
         let found = images.dims();
         let message = match *found {
             [n, c, h, w] if n > 0 && c == channels && h > 0 && w > 0 => {
-                if images.dtype() != self.dtype {
+                let (_, first) = &self.vars[0];
+                if !images.device().same_device(first.device()) {
+                    format!(
+                        "images are on {:?}; expected {:?}, where the weights are",
+                        images.device().location(),
+                        first.device().location()
+                    )
+                } else if images.dtype() != self.dtype {
                     format!(
                         "images are {:?}; expected {:?}, the weights' type",
                         images.dtype(),
@@ -621,13 +633,25 @@ mod tests {
 
     #[test]
     fn a_batch_gives_what_its_images_give_one_by_one() {
-        let net = UNet::new(&SMALL, 1, &Cpu).unwrap();
-        let x = random(&[3, 2, 8, 16], 1).to_dtype(DType::F32).unwrap();
-        let values = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let singly: Vec<f32> = (0..3)
-            .flat_map(|i| values(net.forward(&x.narrow(0, i, 1).unwrap()).unwrap()))
-            .collect();
-        assert_eq!(values(net.forward(&x).unwrap()), singly);
+        // The wide one has more tiles than channels in a batch, and fewer in an image.
+        for (config, size) in [
+            (SMALL, [8, 16]),
+            (UNetConfig { width: 48, ..SMALL }, [32, 48]),
+        ] {
+            let net = UNet::new(&config, 1, &Cpu).unwrap();
+            let [h, w] = size;
+            let x = random(&[3, 2, h, w], 1).to_dtype(DType::F32).unwrap();
+            let values = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let image = |i: usize| x.narrow(0, i, 1).unwrap();
+            let graphs: Vec<f32> = (0..3)
+                .flat_map(|i| values(net.forward(&image(i)).unwrap()))
+                .collect();
+            assert_eq!(values(net.forward(&x).unwrap()), graphs);
+            let passes: Vec<f32> = (0..3)
+                .flat_map(|i| values(net.infer(&image(i)).unwrap()))
+                .collect();
+            assert_eq!(values(net.infer(&x).unwrap()), passes);
+        }
     }
 
     /// The number of threads is fixed when a process starts, so this test starts itself.

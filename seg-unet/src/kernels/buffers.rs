@@ -65,7 +65,10 @@ impl<R: Real> Arena<R> {
         if segments.expected != Some((size, len)) && segments.used == 0 {
             segments.all.clear();
             segments.free.clear();
-            segments.grow(len);
+            // Without it the maps find room too, one by one.
+            if let Some(segment) = Segment::new(len) {
+                segments.add(segment, len);
+            }
             segments.expected = Some((size, len));
         }
     }
@@ -95,12 +98,20 @@ impl<R: Real> Segments<R> {
     }
 
     fn grow(&mut self, len: usize) {
+        let segment = Segment::new(len).unwrap_or_else(|| {
+            let bytes = len.saturating_mul(size_of::<Block<R>>());
+            panic!("no memory for {bytes} bytes of feature maps")
+        });
+        self.add(segment, len);
+    }
+
+    fn add(&mut self, segment: Segment<R>, len: usize) {
         self.free.push(Place {
             segment: self.all.len(),
             start: 0,
             len,
         });
-        self.all.push(Segment::new(len));
+        self.all.push(segment);
     }
 
     fn give_back(&mut self, place: Place) {
@@ -133,24 +144,24 @@ struct Segment<R> {
 unsafe impl<R: Real> Send for Segment<R> {}
 
 impl<R: Real> Segment<R> {
-    fn new(len: usize) -> Self {
+    /// None if the system has not as much.
+    fn new(len: usize) -> Option<Self> {
         // Asked for zeros at a block's alignment, the standard library would write them; so a block more, and aligned
         // here.
-        let bytes = (len + 1).checked_mul(size_of::<Block<R>>());
-        let layout = bytes.and_then(|bytes| Layout::from_size_align(bytes, size_of::<R>()).ok());
-        let layout = layout.expect("an image's maps fit in memory");
+        let bytes = len.checked_add(1)?.checked_mul(size_of::<Block<R>>())?;
+        let layout = Layout::from_size_align(bytes, size_of::<R>()).ok()?;
         // SAFETY: the layout is of one block at least.
         let allocation = unsafe { alloc::alloc_zeroed(layout) };
         if allocation.is_null() {
-            alloc::handle_alloc_error(layout);
+            return None;
         }
         let before = allocation.align_offset(align_of::<Block<R>>());
-        Self {
+        Some(Self {
             // SAFETY: less than a block from the beginning of an allocation that is a block too long.
             start: unsafe { allocation.add(before) }.cast(),
             allocation,
             layout,
-        }
+        })
     }
 }
 

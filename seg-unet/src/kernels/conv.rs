@@ -158,9 +158,9 @@ impl<R: Dispatch> Conv<'_, R> {
     }
 }
 
-/// Whether an image has enough tiles for the large ones.
+/// Whether an image has enough tiles for the large ones. Each image by itself: in a batch it gives the same bits.
 pub(super) fn worth_four(size: Size) -> bool {
-    Tiling::new::<Four>(size).count() >= TILES_FOR_FOUR
+    Tiling::new::<Four>(size).of_image() >= TILES_FOR_FOUR
 }
 
 struct Task<'a, R, T> {
@@ -216,7 +216,7 @@ impl<R: Dispatch, T: Tile> Kernel<R> for Task<'_, R, T> {
 
     #[inline(always)]
     fn run<L: Lanes<Real = R>>(self) -> Self::Output {
-        if self.tiling.count() < self.lanes.len() * LANES {
+        if self.tiling.of_image() < self.lanes.len() * LANES {
             self.by_channels::<L>()
         } else {
             self.by_tiles::<L>()

@@ -51,8 +51,7 @@ macro_rules! real {
                     static SCRATCH: RefCell<Vec<Vec<Block<$real>>>> =
                         const { RefCell::new(Vec::new()) };
                 }
-                // A stack of them, since `f` may need room in its turn, and a thread that waits for others begins
-                // other tasks.
+                // A stack of them: were `f` to wait for other threads, this one might begin another task meanwhile.
                 let mut scratch = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
                 if scratch.len() < len {
                     scratch = vec![Block::default(); len];

@@ -32,14 +32,17 @@ impl fmt::Display for InstructionSet {
     }
 }
 
-/// A computation that is written in [`Lanes`]. `run` must be `#[inline(always)]`, as all that it calls: only then is
-/// it compiled for the instruction set.
+/// A computation that is written in [`Lanes`]. `run` must be `#[inline(always)]`, as all of it that computes with
+/// them: only then is it compiled for the instruction set. What shares work out among threads goes through
+/// [`Lanes::call`] for each part.
 pub(crate) trait Kernel<R: Real> {
     type Output;
     fn run<L: Lanes<Real = R>>(self) -> Self::Output;
 }
 
 /// The numbers for which there are kernels.
+///
+/// An [`InstructionSet`] given to it must be one that [`InstructionSet::get`] gave, so nothing public may take one.
 pub(crate) trait Dispatch: Real {
     fn dispatch<K: Kernel<Self>>(isa: InstructionSet, kernel: K) -> K::Output;
 }
@@ -55,7 +58,7 @@ impl Dispatch for f32 {
     fn dispatch<K: Kernel<Self>>(isa: InstructionSet, kernel: K) -> K::Output {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: an `InstructionSet` other than `Portable` is only chosen if the processor has it.
+            // SAFETY: only `InstructionSet::get` chooses one, and one that the processor has.
             InstructionSet::Avx512 => unsafe { avx512(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.

@@ -1,9 +1,10 @@
 //! The network's operations, each with a right gradient.
 //!
 //! Every operation stands here twice. The `*_reference` function is plain Candle operations: it defines the value and
-//! the gradient, runs on any backend and is what the tests compare with. The function without the suffix is what the
-//! network calls: on the CPU, in f32 and f64, it is a custom operation with an analytic backward, elsewhere the
-//! reference. No result depends on the number of threads: a sum is always split the same way.
+//! the gradient, runs on any backend and is what the tests compare with. The function without the suffix is what
+//! [`UNet::forward`](crate::UNet::forward) is made of: on the CPU, in f32 and f64, it is a custom operation with an
+//! analytic backward, elsewhere the reference. No result depends on the number of threads: a sum is always split the
+//! same way.
 
 mod conv;
 mod norm;
