@@ -214,3 +214,71 @@ impl<R: Real> Lanes for Portable<R> {
         kernel.run::<Self>()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::simd::{Dispatch as _, InstructionSet, each_instruction_set};
+
+    /// What every instruction makes of two blocks.
+    struct All([Block<f32>; 2]);
+
+    impl Kernel<f32> for All {
+        type Output = Vec<Block<f32>>;
+
+        #[inline(always)]
+        fn run<L: Lanes<Real = f32>>(self) -> Self::Output {
+            let [a, b] = [L::load(&self.0[0]), L::load(&self.0[1])];
+            let zero = L::zero();
+            let mut results = vec![
+                (a + b).to_block(),
+                (a - b).to_block(),
+                (a * b).to_block(),
+                a.fma(b, a).to_block(),
+                a.fnma(b, a).to_block(),
+                a.relu().to_block(),
+                L::select(a.positive(), b, zero).to_block(),
+                L::select(a.beaten_by(b), b, zero).to_block(),
+            ];
+            let mut rows = [zero; LANES];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = L::splat(i as f32) + a;
+            }
+            L::transpose(&mut rows);
+            results.extend(rows.map(L::to_block));
+            results
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_does_the_same() {
+        let nan = f32::NAN;
+        // Ties, zeros, and a NaN on either side or both; all products are exact.
+        let a = [
+            0.0, 1.0, -1.0, 2.0, nan, 3.0, nan, -0.0, 4.0, 5.0, -6.0, 0.5, 0.0, 1.0, 8.0, 9.0,
+        ];
+        let b = [
+            0.0, 1.0, -2.0, 3.0, 1.0, nan, nan, 0.0, 4.0, 2.0, -5.0, 0.5, 1.0, 0.0, 9.0, 9.0,
+        ];
+        let bits = |isa| -> Vec<[Option<u32>; LANES]> {
+            let results = f32::dispatch(isa, All([Block(a), Block(b)]));
+            // Any NaN is as good as another, and either zero.
+            let bits = |x: f32| (!x.is_nan()).then(|| (x + 0.0).to_bits());
+            results.into_iter().map(|block| block.0.map(bits)).collect()
+        };
+        let expected = bits(InstructionSet::Portable);
+        // 0 beats nothing that ties; 3 beats 2; a NaN is beaten by nothing, and beats a number.
+        let beaten = [0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 1, 0, 1, 0, 1, 0];
+        for (lane, (&beaten, found)) in beaten.iter().zip(expected[7]).enumerate() {
+            let wanted = if beaten == 1 { b[lane] } else { 0.0 };
+            assert_eq!(
+                found,
+                (!wanted.is_nan()).then(|| wanted.to_bits()),
+                "{lane}"
+            );
+        }
+        for isa in each_instruction_set() {
+            assert_eq!(bits(isa), expected, "{isa}");
+        }
+    }
+}
