@@ -20,6 +20,8 @@ pub enum Purpose {
     Weights = 4,
     /// One image of the phantom.
     Phantom = 5,
+    /// Drawing values again from a sample; the sample number is that of the resample.
+    Bootstrap = 6,
 }
 
 /// The stream for one purpose in one epoch for one sample (zero where there is none).

@@ -1,99 +1,9 @@
-//! Intervals and rank tests for comparing models over the images of a test set.
-//!
-//! The paper reports 95 % intervals of the mean and Wilcoxon rank-sum tests. The functions follow `SciPy`'s, whose
-//! meaning of every option they bear, so that numbers can be checked there.
+//! Rank tests of two samples that have nothing to do with each other.
 
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
-use statrs::distribution::{ContinuousCDF, StudentsT};
-use statrs::function::erf::{erfc, erfc_inv};
-use std::f64::consts::SQRT_2;
 
-/// A mean with two intervals for it.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct MeanInterval {
-    /// Number of values.
-    pub n: usize,
-    /// Their mean.
-    pub mean: f64,
-    /// Their standard deviation, with n − 1.
-    pub sd: f64,
-    /// Mean ± z·sd/√n, the normal interval: what the paper prints.
-    pub normal: [f64; 2],
-    /// Mean ± t·sd/√n with n − 1 degrees of freedom: wider, and right for few images of normal spread.
-    pub t: [f64; 2],
-}
-
-impl MeanInterval {
-    /// Intervals at a confidence level, say 0.95; `None` for fewer than two values, which show no spread, or a level
-    /// outside (0, 1).
-    ///
-    /// ```
-    /// use seg_train::stats::MeanInterval;
-    /// let i = MeanInterval::of(&[1.0, 2.0, 3.0, 4.0, 5.0], 0.95).unwrap();
-    /// assert_eq!(i.mean, 3.0);
-    /// assert!((i.normal[1] - (3.0 + 1.959_963_985 * 0.5_f64.sqrt())).abs() < 1e-8);
-    /// assert!((i.t[1] - (3.0 + 2.776_445_105 * 0.5_f64.sqrt())).abs() < 1e-8);
-    /// ```
-    pub fn of(values: &[f64], level: f64) -> Option<Self> {
-        let n = values.len();
-        if n < 2 || !(level > 0.0 && level < 1.0) {
-            return None;
-        }
-        let mean = values.iter().sum::<f64>() / n as f64;
-        let sd = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1) as f64).sqrt();
-        let sem = sd / (n as f64).sqrt();
-        let around = |quantile: f64| [mean - quantile * sem, mean + quantile * sem];
-        Some(Self {
-            n,
-            mean,
-            sd,
-            normal: around(normal_quantile(level)),
-            t: around(t_quantile(level, (n - 1) as f64)?),
-        })
-    }
-}
-
-/// z with P(|Z| ≤ z) = level.
-fn normal_quantile(level: f64) -> f64 {
-    SQRT_2 * erfc_inv(1.0 - level)
-}
-
-/// t with P(|T| ≤ t) = level.
-fn t_quantile(level: f64, freedom: f64) -> Option<f64> {
-    Some(
-        StudentsT::new(0.0, 1.0, freedom)
-            .ok()?
-            .inverse_cdf(f64::midpoint(1.0, level)),
-    )
-}
-
-/// P(Z ≥ z). By erfc, so that far tails keep their digits where 1 − Φ would be 0.
-fn normal_tail(z: f64) -> f64 {
-    0.5 * erfc(z / SQRT_2)
-}
-
-/// Which way the first sample is suspected to differ.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Alternative {
-    /// Either way.
-    #[default]
-    TwoSided,
-    /// The first sample tends to be smaller.
-    Less,
-    /// The first sample tends to be larger.
-    Greater,
-}
-
-/// A test's statistic and p-value.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Test {
-    /// The statistic; which one, the test says.
-    pub statistic: f64,
-    /// Probability of one at least as extreme if both samples come from one distribution.
-    pub p: f64,
-}
+use super::{Alternative, Ranks, Test, normal_tail};
 
 /// Wilcoxon rank-sum test, the paper's; the statistic is z.
 ///
@@ -200,44 +110,6 @@ pub fn mann_whitney(
     })
 }
 
-/// Average ranks of two samples put together, as far as the tests need them.
-struct Ranks {
-    /// Sum of the first sample's ranks, counted from 1.
-    sum_x: f64,
-    /// Σ (t³ − t) over the groups of t equal values.
-    ties: f64,
-}
-
-impl Ranks {
-    fn of(x: &[f64], y: &[f64]) -> Result<Self> {
-        if x.is_empty() || y.is_empty() {
-            bail!(
-                "a rank test needs values in both samples, got {} and {}",
-                x.len(),
-                y.len()
-            );
-        }
-        if x.iter().chain(y).any(|v| v.is_nan()) {
-            bail!("a rank test cannot order NaN; leave out images without a value");
-        }
-        let mut all: Vec<(f64, bool)> = x
-            .iter()
-            .map(|&v| (v, true))
-            .chain(y.iter().map(|&v| (v, false)))
-            .collect();
-        all.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let (mut sum_x, mut ties, mut before) = (0.0, 0.0, 0.0);
-        for group in all.chunk_by(|a, b| a.0 == b.0) {
-            let t = group.len() as f64;
-            let rank = before + f64::midpoint(t, 1.0);
-            sum_x += rank * group.iter().filter(|&&(_, of_x)| of_x).count() as f64;
-            ties += t * t * t - t;
-            before += t;
-        }
-        Ok(Self { sum_x, ties })
-    }
-}
-
 /// P(U = u), u = 0 … nm, over all equally likely orders of n and m distinct values.
 ///
 /// The largest value belongs to the first sample with probability n/(n+m), and then beats all m of the second. All
@@ -310,13 +182,6 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_agree_with_the_tables() {
-        assert!((normal_quantile(0.95) - 1.959_963_984_540_054).abs() < 1e-12);
-        assert!((t_quantile(0.95, 1.0).unwrap() - 12.706_204_736_432_095).abs() < 1e-9);
-        assert!((t_quantile(0.95, 19.0).unwrap() - 2.093_024_054_408_263).abs() < 1e-11);
-    }
-
-    #[test]
     fn samples_that_cannot_be_ranked_are_refused() {
         let error = rank_sum(&[], &[1.0], Alternative::TwoSided).unwrap_err();
         assert_eq!(
@@ -334,5 +199,82 @@ mod tests {
             error.to_string(),
             "the exact test of 200 against 200 values has 40000 pairs, more than 20000; use the asymptotic method"
         );
+    }
+
+    /// What statrs 0.19.1 asserts of its own `stats_tests::mannwhitneyu`, where that is defined (its exact method takes no
+    /// ties). The function itself is behind a feature that would bring a linear algebra library along.
+    #[test]
+    fn statrs_finds_the_same() {
+        use Alternative::{Greater, Less, TwoSided};
+        type Case<'a> = (&'a [f64], &'a [f64], Method, Alternative, f64, f64);
+        let (male, female) = ([19., 22., 16., 29., 24.], [20., 11., 17., 12.]);
+        let (eight, four) = ([5., 2., 7., 8., 9., 3., 11., 12.], [1., 6., 10., 4.]);
+        let cases: [Case<'_>; 10] = [
+            (&male, &female, Method::Exact, TwoSided, 17.0, 1.0 / 9.0),
+            (
+                &male,
+                &female,
+                Method::Exact,
+                Less,
+                17.0,
+                0.968_253_968_253_968_3,
+            ),
+            (
+                &male,
+                &female,
+                Method::Asymptotic,
+                TwoSided,
+                17.0,
+                0.111_346_886_533_140_4,
+            ),
+            (
+                &male,
+                &female,
+                Method::Asymptotic,
+                Greater,
+                17.0,
+                0.055_673_443_266_570_2,
+            ),
+            (
+                &male,
+                &female,
+                Method::AsymptoticUncorrected,
+                Less,
+                17.0,
+                0.956_794_633_513_15,
+            ),
+            (
+                &eight,
+                &four,
+                Method::Exact,
+                Greater,
+                21.0,
+                0.230_303_030_303_030_3,
+            ),
+            (
+                &eight,
+                &four,
+                Method::Exact,
+                Less,
+                21.0,
+                0.816_161_616_161_616_1,
+            ),
+            (
+                &eight,
+                &four,
+                Method::Exact,
+                TwoSided,
+                21.0,
+                0.460_606_060_606_060_6,
+            ),
+            (&[1.], &[2.], Method::Asymptotic, Less, 0.0, 0.5),
+            (&female, &male, Method::Exact, TwoSided, 3.0, 1.0 / 9.0),
+        ];
+        for (x, y, method, alternative, statistic, p) in cases {
+            let found = mann_whitney(x, y, alternative, method).unwrap();
+            assert_eq!(found.statistic, statistic);
+            let case = format!("{method:?}, {alternative:?}: {} and {p}", found.p);
+            assert!((found.p - p).abs() < 1e-10, "{case}");
+        }
     }
 }
