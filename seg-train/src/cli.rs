@@ -7,6 +7,7 @@ mod data;
 mod eval;
 mod losses;
 mod predict;
+mod study;
 mod train;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -39,6 +40,18 @@ enum Command {
     Predict(PredictArgs),
     /// Go on with a run that was interrupted, from its last completed epoch
     Resume(ResumeArgs),
+    /// Remake the paper's tables and figures from runs of your own, with a report of what holds
+    ///
+    /// Trains what the tables and figures need, each run once, and writes OUT/report/index.html. Runs that are done are not
+    /// run again, and what was broken off goes on: the same command once more is always right.
+    Reproduce(study::ReproduceArgs),
+    /// Run a grid of experiments of your own, data sets × losses × settings × seeds, and report it
+    Sweep(study::SweepArgs),
+    /// Make the report of a grid anew from the runs that are done
+    Collect(study::CollectArgs),
+    /// Bring one run of a grid to its end: what `reproduce`, `sweep` and their Slurm jobs start
+    #[command(hide = true)]
+    Work(study::WorkArgs),
     /// The table of losses that --loss understands
     Losses,
     /// The table of data sets that --data understands
@@ -55,7 +68,7 @@ struct TrainArgs {
     /// Data set: phantom (built in), or KIND:PATH; `seg-train data` lists the kinds
     #[arg(long, value_name = "KIND:PATH")]
     data: Option<String>,
-    /// Where to start from: phantom, paper or authors [default: phantom for the phantom, else paper]
+    /// Where to start from: phantom, paper, authors or cpu [default: phantom for the phantom, else paper]
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
     /// Height and width the network sees, such as 256x256
@@ -198,6 +211,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Eval(args)) => eval::run(&args),
         Some(Command::Predict(args)) => predict::run(&args),
         Some(Command::Resume(args)) => train::resume(&args.run),
+        Some(Command::Reproduce(args)) => study::reproduce(&args),
+        Some(Command::Sweep(args)) => study::sweep(&args),
+        Some(Command::Collect(args)) => study::collect(&args),
+        Some(Command::Work(args)) => study::work(&args),
         Some(Command::Losses) => {
             losses::run();
             Ok(())

@@ -15,6 +15,7 @@ use dice_losses::{LossSpec, Prediction, Target};
 use seg_unet::UNetConfig;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::layers::{parse, typed};
 pub use self::{layers::Layers, preset::Preset};
 use crate::{
     augment::Augment,
@@ -260,6 +261,7 @@ mod tests {
             (Preset::Phantom, "phantom"),
             (Preset::Paper, "drive:/d"),
             (Preset::Authors, "dsb2018:/d"),
+            (Preset::Cpu, "chase-db1:/d"),
         ] {
             let experiment = preset.experiment(data.parse().unwrap());
             let text = experiment.to_toml().unwrap();

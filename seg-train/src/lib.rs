@@ -20,5 +20,6 @@ pub mod run_folder;
 pub mod schedule;
 pub mod state;
 pub mod stats;
+pub mod study;
 mod threads;
 pub mod train;

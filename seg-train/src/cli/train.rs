@@ -23,11 +23,11 @@ use crate::{
 };
 
 /// Set by Ctrl-C; the training loop looks at it after every step.
-static STOP: AtomicBool = AtomicBool::new(false);
+pub(super) static STOP: AtomicBool = AtomicBool::new(false);
 
 /// Ends the step, then the run; a second Ctrl-C ends at once, which costs nothing but the epoch: no file is ever half
 /// written.
-fn listen() -> Result<()> {
+pub(super) fn listen() -> Result<()> {
     ctrlc::set_handler(|| {
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
@@ -111,6 +111,43 @@ pub(super) fn resume(out: &Path) -> Result<(), Failure> {
     let data = reopen(&folder, &folder.experiment()?)?;
     listen()?;
     several(out, &runs, &data)
+}
+
+/// Brings a run of a grid to its end from wherever it is: not begun, broken off before its `run.toml` was there or after
+/// it, or trained and not evaluated.
+pub(super) fn bring_to_end(path: &Path, experiment: &Experiment) -> Result<(), Failure> {
+    let (folder, data) = if path.join("run.toml").is_file() {
+        let folder = RunFolder::open(path)?;
+        if folder.experiment()? != *experiment {
+            return Err(Failure::Failed(anyhow::anyhow!(
+                "{} holds another experiment than the one that was planned; move it away, and the run is made anew",
+                path.display()
+            )));
+        }
+        let data = reopen(&folder, experiment)?;
+        (folder, data)
+    } else {
+        remove_unbegun(path)?;
+        let data = open(experiment)?;
+        decode_test_images(&data)?;
+        (begin(path, experiment, &data)?, data)
+    };
+    train_and_evaluate(&folder, experiment, &data, path)?;
+    Ok(())
+}
+
+/// Removes what [`begin`] leaves when it is cut off, and nothing else.
+fn remove_unbegun(path: &Path) -> Result<()> {
+    for name in ["split.json", "split.json.part", "run.toml.part"] {
+        match std::fs::remove_file(path.join(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error)
+                    .with_context(|| format!("{} cannot be removed", path.join(name).display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// A new run folder with all that is known before the first epoch.

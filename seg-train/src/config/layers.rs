@@ -155,7 +155,7 @@ fn parse_size(text: &str) -> Result<[i64; 2]> {
 }
 
 /// Parses TOML; a syntax error becomes one line with its place.
-pub(super) fn parse(text: &str) -> Result<Table> {
+pub(crate) fn parse(text: &str) -> Result<Table> {
     text.parse().map_err(|error: toml::de::Error| {
         let line = error.span().map_or(1, |span| {
             text[..span.start.min(text.len())].lines().count().max(1)
@@ -165,7 +165,7 @@ pub(super) fn parse(text: &str) -> Result<Table> {
 }
 
 /// Reads a value from its table; an error becomes one line with the key it is about.
-pub(super) fn typed<T: DeserializeOwned>(table: Table) -> Result<T> {
+pub(crate) fn typed<T: DeserializeOwned>(table: Table) -> Result<T> {
     table.try_into().map_err(|error| sentence(&error))
 }
 

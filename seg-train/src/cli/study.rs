@@ -1,0 +1,420 @@
+//! `seg-train reproduce`, `sweep`, `collect` and `work`: grids of experiments.
+
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+    sync::atomic::Ordering,
+};
+
+use clap::Args;
+
+use super::{
+    Failure, print,
+    train::{STOP, bring_to_end, listen},
+    usage, whole,
+};
+use crate::{
+    config::Experiment,
+    report::table::align_left,
+    study::{
+        Grid, Plan, Sources, Wishes, estimate, grids,
+        plan::{NamedGrids, experiment_file, run_folder},
+        queue::{self, duration, is_done, lock},
+        report,
+        slurm::{self, Scripts, Wants},
+    },
+};
+
+/// What `reproduce` is told.
+#[derive(Args, Debug)]
+pub(super) struct ReproduceArgs {
+    /// table3, table4, table5, figure1, figure2, figure3, figure4, or all of them
+    what: String,
+    /// Every table and figure small, on the built-in data set: minutes on two cores
+    #[arg(long, conflicts_with_all = ["preset", "data_root", "data"])]
+    quick: bool,
+    #[command(flatten)]
+    grid: GridArgs,
+}
+
+/// What `sweep` is told.
+#[derive(Args, Debug)]
+pub(super) struct SweepArgs {
+    /// The grid, in TOML: title, data, losses, seeds, set, settings; the files of seg-train/configs show all of it
+    file: PathBuf,
+    #[command(flatten)]
+    grid: GridArgs,
+}
+
+/// What `collect` is told.
+#[derive(Args, Debug)]
+pub(super) struct CollectArgs {
+    /// Folder of the grid
+    out: PathBuf,
+}
+
+/// What `work` is told.
+#[derive(Args, Debug)]
+pub(super) struct WorkArgs {
+    /// Folder of the grid
+    out: PathBuf,
+    /// Name of the run
+    run: String,
+    /// Stop when standard input ends: when whoever started this is gone
+    #[arg(long)]
+    tied: bool,
+}
+
+/// What any grid can be told.
+#[derive(Args, Debug)]
+struct GridArgs {
+    /// Where every experiment starts from: paper (as written), authors (their code's settings) or cpu (reduced: 128x128,
+    /// 16 channels, fixed epochs) [default: paper, or the grid's own]
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
+    /// Folder that holds data sets in folders named after them
+    #[arg(long, value_name = "DIR")]
+    data_root: Option<PathBuf>,
+    /// One data set; may be repeated, and comes before --data-root
+    #[arg(long, value_name = "KIND:PATH")]
+    data: Vec<String>,
+    /// Seed in the place of the grid's; may be repeated
+    #[arg(long, value_name = "N", value_parser = whole::<u64>, allow_negative_numbers = true)]
+    seed: Vec<u64>,
+    /// cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// One key of every experiment, such as recipe.epochs=30; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Folder to write to; runs that are done there are not run again [default: runs/reproduce-PRESET or runs/FILE]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Runs side by side, which share the cores
+    #[arg(long, value_name = "N", default_value = "1", value_parser = whole::<usize>, allow_negative_numbers = true)]
+    jobs: usize,
+    /// List the runs with an estimate of their time, and run nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    slurm: SlurmArgs,
+}
+
+/// How a cluster is asked.
+#[derive(Args, Debug)]
+struct SlurmArgs {
+    /// Submit the runs as one Slurm job array, and a job after it that makes the report; OUT must be on a shared folder
+    #[arg(long)]
+    slurm: bool,
+    /// Print the scripts of --slurm, and submit nothing
+    #[arg(long)]
+    slurm_script_only: bool,
+    /// Partition of the jobs
+    #[arg(long, value_name = "NAME")]
+    partition: Option<String>,
+    /// What a run needs besides cores, such as gpu:1
+    #[arg(long, value_name = "GRES")]
+    gres: Option<String>,
+    /// Longest time of one run, as sbatch takes it
+    #[arg(long, value_name = "TIME")]
+    time: Option<String>,
+    /// Runs at a time, at most
+    #[arg(long, value_name = "N", value_parser = whole::<usize>, allow_negative_numbers = true)]
+    array_limit: Option<usize>,
+    /// Cores of one run
+    #[arg(long, value_name = "N", value_parser = whole::<usize>, allow_negative_numbers = true)]
+    cpus: Option<usize>,
+}
+
+/// Remakes tables and figures of the paper.
+pub(super) fn reproduce(args: &ReproduceArgs) -> Result<(), Failure> {
+    let named = grids(&args.what).map_err(usage)?;
+    let scale = match (args.quick, &args.grid.preset) {
+        (true, _) => "quick".into(),
+        (false, preset) => preset.clone().unwrap_or_else(|| "paper".into()),
+    };
+    let preset = if args.quick { "phantom" } else { &scale };
+    let out = PathBuf::from("runs").join(format!("reproduce-{scale}"));
+    study(named, &args.what, &scale, Some(preset), &args.grid, out)
+}
+
+/// Runs a user's grid.
+pub(super) fn sweep(args: &SweepArgs) -> Result<(), Failure> {
+    let shown = args.file.display();
+    let text = std::fs::read_to_string(&args.file)
+        .map_err(|error| usage(format!("the grid {shown} cannot be read: {error}")))?;
+    let grid = Grid::parse(&text).map_err(|error| usage(error.context(shown.to_string())))?;
+    let name = args
+        .file
+        .file_stem()
+        .map_or("grid".into(), |stem| stem.to_string_lossy().into_owned());
+    let out = PathBuf::from("runs").join(&name);
+    let preset = args.grid.preset.as_deref();
+    let scale = preset.unwrap_or_default().to_owned();
+    study(
+        vec![(name.clone(), grid)],
+        &name,
+        &scale,
+        preset,
+        &args.grid,
+        out,
+    )
+}
+
+fn study(
+    named: NamedGrids,
+    what: &str,
+    scale: &str,
+    preset: Option<&str>,
+    args: &GridArgs,
+    default_out: PathBuf,
+) -> Result<(), Failure> {
+    if args.jobs == 0 || args.slurm.array_limit == Some(0) || args.slurm.cpus == Some(0) {
+        return Err(usage("--jobs, --array-limit and --cpus are counted from 1"));
+    }
+    let wishes = Wishes {
+        what: what.into(),
+        command: command(),
+        scale: Some(scale.into()),
+        preset: preset.map(Into::into),
+        sources: Sources {
+            root: args.data_root.clone(),
+            named: args.data.clone(),
+        },
+        device: args.device.clone(),
+        set: args.set.clone(),
+        seeds: args.seed.clone(),
+    };
+    let plan = Plan::of(named, &wishes).map_err(usage)?;
+    let out = std::path::absolute(args.out.clone().unwrap_or(default_out))
+        .map_err(|error| usage(format!("the folder of --out has no absolute path: {error}")))?;
+    if args.dry_run {
+        return dry_run(&plan, &out);
+    }
+    if args.slurm.slurm_script_only {
+        return print_scripts(&plan, &out, &args.slurm);
+    }
+    refuse_foreign(&out).map_err(usage)?;
+    tell_missing(&plan);
+    if plan.runs.is_empty() {
+        return Err(usage(
+            "none of the data sets is there, so there is nothing to run; name some with --data-root or --data, or see the whole report with --quick",
+        ));
+    }
+    plan.write(&out)?;
+    if args.slurm.slurm {
+        return submit(&plan, &out, &args.slurm);
+    }
+    listen()?;
+    let outcome = queue::make_all(&out, &plan, args.jobs, &STOP)?;
+    if outcome.stopped {
+        return Err(Failure::Stopped(format!(
+            "stopped; the same command goes on: {}",
+            wishes.command.join(" ")
+        )));
+    }
+    gather(&out, &plan)
+}
+
+/// Makes the report of a grid from what is there.
+pub(super) fn collect(args: &CollectArgs) -> Result<(), Failure> {
+    let out = std::path::absolute(&args.out).map_err(anyhow::Error::from)?;
+    let plan = Plan::read(&out)?;
+    gather(&out, &plan)
+}
+
+/// Writes the report and says what it holds; runs that are not done make it a failure.
+fn gather(out: &Path, plan: &Plan) -> Result<(), Failure> {
+    let summary = report::write(out, plan)?;
+    print(&summary.text);
+    print(&format!("{}\n", summary.page.display()));
+    match summary.undone {
+        0 => Ok(()),
+        undone => Err(Failure::Failed(anyhow::anyhow!(
+            "{undone} of {} runs are not done; the report says which and why, and the same command runs them again",
+            plan.runs.len()
+        ))),
+    }
+}
+
+/// Brings one run of a grid to its end.
+pub(super) fn work(args: &WorkArgs) -> Result<(), Failure> {
+    let out = std::path::absolute(&args.out).map_err(anyhow::Error::from)?;
+    let file = experiment_file(&out, &args.run);
+    if !file.is_file() {
+        return Err(usage(format!(
+            "{} plans no run named {}; `seg-train collect` lists the runs of a grid in its report",
+            out.display(),
+            args.run
+        )));
+    }
+    let experiment = Experiment::read(&file)?;
+    let _held = lock(&out, &args.run)?;
+    if is_done(&out, &args.run) {
+        return Ok(());
+    }
+    listen()?;
+    if args.tied {
+        std::thread::spawn(|| {
+            // Nothing is ever written to it: it ends when the other side does.
+            let _ = std::io::stdin().read(&mut [0]);
+            STOP.store(true, Ordering::Relaxed);
+        });
+    }
+    bring_to_end(&run_folder(&out, &args.run), &experiment)
+}
+
+/// The command as it was given, the program by its name alone.
+fn command() -> Vec<String> {
+    std::iter::once("seg-train".into())
+        .chain(
+            std::env::args_os()
+                .skip(1)
+                .map(|word| word.to_string_lossy().into_owned()),
+        )
+        .collect()
+}
+
+/// Refuses a folder that holds something else than a grid.
+fn refuse_foreign(out: &Path) -> anyhow::Result<()> {
+    let holds_something = std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some());
+    if holds_something && !out.join("plan.json").is_file() && !out.join("runs").is_dir() {
+        anyhow::bail!(
+            "{} holds something else than a grid of experiments; name another folder with --out",
+            out.display()
+        );
+    }
+    Ok(())
+}
+
+fn tell_missing(plan: &Plan) {
+    for missing in &plan.missing {
+        eprintln!(
+            "not run: {} ({}; from {}; terms: {})",
+            missing.data, missing.why, missing.source, missing.terms
+        );
+    }
+}
+
+/// Lists the runs with an estimate of their time.
+fn dry_run(plan: &Plan, out: &Path) -> Result<(), Failure> {
+    let seconds = estimate::seconds(&plan.runs)?;
+    let mut rows = vec![
+        ["run", "train/val/test", "epochs", "at most", ""]
+            .map(String::from)
+            .to_vec(),
+    ];
+    let mut left = 0.0;
+    for (run, seconds) in plan.runs.iter().zip(&seconds) {
+        let done = is_done(out, &run.name);
+        if !done {
+            left += seconds;
+        }
+        rows.push(vec![
+            run.name.clone(),
+            run.images.map(|n| n.to_string()).join("/"),
+            run.experiment.recipe.epochs.to_string(),
+            duration(*seconds),
+            if done { "done" } else { "" }.into(),
+        ]);
+    }
+    print(&align_left(&rows));
+    tell_missing(plan);
+    print(&format!(
+        "{} runs, {} left to do at most on this machine (steps timed here; early stopping makes it less); nothing was run\n",
+        plan.runs.len(),
+        duration(left)
+    ));
+    Ok(())
+}
+
+/// The scripts of a submission of all runs that are not done.
+fn scripts(plan: &Plan, out: &Path, args: &SlurmArgs) -> anyhow::Result<(PathBuf, Scripts)> {
+    let program = std::env::current_exe()?;
+    let folder = slurm::next_folder(out);
+    let runs: Vec<&str> = plan
+        .runs
+        .iter()
+        .map(|run| &run.name[..])
+        .filter(|run| !is_done(out, run))
+        .collect();
+    if runs.is_empty() {
+        anyhow::bail!(
+            "all {} runs are done; make the report with: seg-train collect {}",
+            plan.runs.len(),
+            out.display()
+        );
+    }
+    let wants = Wants {
+        partition: args.partition.clone(),
+        gres: args.gres.clone(),
+        time: args.time.clone(),
+        array_limit: args.array_limit,
+        cpus: args.cpus,
+    };
+    let scripts = Scripts::of(&program, out, &folder, &runs, &wants)?;
+    Ok((folder, scripts))
+}
+
+fn print_scripts(plan: &Plan, out: &Path, args: &SlurmArgs) -> Result<(), Failure> {
+    let (folder, scripts) = scripts(plan, out, args)?;
+    print(&format!(
+        "# {0}/array.sh\n{1}\n# {0}/collect.sh, submitted with --dependency=afterany of the array\n{2}",
+        folder.display(),
+        scripts.array,
+        scripts.collect
+    ));
+    Ok(())
+}
+
+fn submit(plan: &Plan, out: &Path, args: &SlurmArgs) -> Result<(), Failure> {
+    let (folder, scripts) = scripts(plan, out, args)?;
+    let submitted = slurm::submit(&folder, &scripts)?;
+    print(&format!(
+        "submitted job array {} and after it job {}, which writes {}\nwhat the jobs say: {}\n",
+        submitted.array,
+        submitted.collect,
+        out.join("report").join("index.html").display(),
+        submitted.folder.display()
+    ));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::study::GRIDS;
+
+    #[test]
+    fn every_grid_of_the_paper_makes_experiments_at_every_scale() {
+        for (name, _) in GRIDS {
+            for scale in ["quick", "cpu", "paper", "authors"] {
+                for (_, grid) in grids(name).unwrap() {
+                    let scaled = grid.at_scale(scale);
+                    assert!(!scaled.losses.is_empty(), "{name} at {scale}");
+                    assert!(scaled.seeds.contains(&0), "{name} at {scale}");
+                }
+            }
+        }
+        assert_eq!(grids("all").unwrap().len(), GRIDS.len());
+        assert_eq!(
+            grids("table6").unwrap_err().to_string(),
+            "unknown table or figure `table6`; expected all, table3, table4, table5, figure1, figure2, figure3, figure4"
+        );
+    }
+
+    #[test]
+    fn a_folder_of_something_else_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        refuse_foreign(dir.path()).unwrap();
+        refuse_foreign(&dir.path().join("new")).unwrap();
+        std::fs::write(dir.path().join("thesis.tex"), "").unwrap();
+        assert_eq!(
+            refuse_foreign(dir.path()).unwrap_err().to_string(),
+            format!(
+                "{} holds something else than a grid of experiments; name another folder with --out",
+                dir.path().display()
+            )
+        );
+    }
+}

@@ -1,0 +1,31 @@
+//! Studies: grids of experiments, run side by side or on a cluster, and the report of what they show.
+//!
+//! A [`Grid`] is data: data sets × losses × settings × seeds, and for the paper's own tables and figures what the paper
+//! says. A [`Plan`] holds the runs that some grids need, each once. [`queue`] makes them on this machine and [`slurm`] on
+//! a cluster; both start `seg-train work OUT RUN`, which brings one run to its end from wherever it is.
+//!
+//! The folder of a study:
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `plan.json` | the grids and their runs ([`Plan`]) |
+//! | `runs/NAME.toml` | a run's experiment, as planned |
+//! | `runs/NAME/` | the run ([`crate::run_folder::RunFolder`]); done when it has a `summary.json` |
+//! | `runs/NAME.log`, `runs/NAME.lock` | what its process said; held while one works on it |
+//! | `report/` | the report |
+//! | `slurm/` | scripts of submissions, and what their jobs said |
+
+pub mod claim;
+pub mod estimate;
+mod grid;
+mod paper;
+pub mod plan;
+pub mod queue;
+pub mod report;
+pub mod slurm;
+mod sources;
+
+pub use grid::{Compare, Entry, Grid, Numbers, Scale, Show};
+pub use paper::{GRIDS, grids};
+pub use plan::{Plan, Wishes};
+pub use sources::{Missing, Sources};

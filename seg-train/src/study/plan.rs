@@ -1,0 +1,430 @@
+//! From grids to runs: which experiments are trained, each once however many tables it stands in.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    grid::Grid,
+    sources::{Missing, Sources},
+};
+use crate::{
+    config::{Experiment, Layers, Preset},
+    data::Dataset,
+    run_folder::write_whole,
+};
+
+/// What is to be run and reported; in its folder it is `plan.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// What was asked for: `all`, `table3`, or the name of a user's file.
+    pub what: String,
+    /// The command that made it, word by word.
+    pub command: Vec<String>,
+    /// The preset that every experiment starts from; none: its own.
+    pub preset: Option<String>,
+    /// The grids and the runs of each.
+    pub grids: Vec<PlannedGrid>,
+    /// The runs, each once, in the order they are made: all with the first seed before any with the second.
+    pub runs: Vec<PlannedRun>,
+    /// Data sets that are not there.
+    pub missing: Vec<Missing>,
+}
+
+/// A grid at its scale, and its cells.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlannedGrid {
+    /// The name of its file.
+    pub name: String,
+    /// The grid.
+    pub grid: Grid,
+    /// A run each; of data sets that are missing there are none.
+    pub cells: Vec<Cell>,
+}
+
+/// One point of a grid.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cell {
+    /// The data set, as the grid names it.
+    pub data: String,
+    /// The number of the loss in the grid.
+    pub loss: usize,
+    /// The name of the setting, where the grid has any.
+    pub setting: Option<String>,
+    /// The seed.
+    pub seed: u64,
+    /// The name of the run.
+    pub run: String,
+}
+
+/// A run that is to be made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlannedRun {
+    /// The name of its folder.
+    pub name: String,
+    /// All of it.
+    pub experiment: Experiment,
+    /// Whether it is smaller than the paper's, and how; none where it is not.
+    pub reduced: Option<String>,
+    /// Images to train, validate and test on.
+    pub images: [usize; 3],
+}
+
+/// Grids by name, in the order they are reported.
+pub type NamedGrids = Vec<(String, Grid)>;
+
+/// What the command line says besides the grids.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes {
+    /// What is asked for.
+    pub what: String,
+    /// The command.
+    pub command: Vec<String>,
+    /// The scale: what the grids' `at` is looked up by.
+    pub scale: Option<String>,
+    /// The preset that experiments start from, before the grids' own.
+    pub preset: Option<String>,
+    /// Where data sets are.
+    pub sources: Sources,
+    /// `cpu`, `cuda` or `cuda:N`.
+    pub device: Option<String>,
+    /// Keys of the experiment, after those of the grids.
+    pub set: Vec<String>,
+    /// Seeds in the place of the grids'.
+    pub seeds: Vec<u64>,
+}
+
+impl Plan {
+    /// Resolves every cell of every grid.
+    ///
+    /// # Errors
+    ///
+    /// A cell that makes no experiment; the sentence names the grid.
+    pub fn of(grids: NamedGrids, wishes: &Wishes) -> Result<Self> {
+        let mut plan = Self {
+            what: wishes.what.clone(),
+            command: wishes.command.clone(),
+            preset: wishes.preset.clone(),
+            grids: Vec::new(),
+            runs: Vec::new(),
+            missing: Vec::new(),
+        };
+        let mut found = BTreeMap::new();
+        let mut ranked = Vec::new();
+        for (name, grid) in grids {
+            let grid = match &wishes.scale {
+                Some(scale) => grid.at_scale(scale),
+                None => grid,
+            };
+            let cells = plan
+                .cells(&grid, wishes, &mut found, &mut ranked)
+                .with_context(|| format!("the grid {name}"))?;
+            plan.grids.push(PlannedGrid { name, grid, cells });
+        }
+        // Stable: within a rank of seeds the order of the grids stays.
+        ranked.sort_by_key(|(rank, _)| *rank);
+        plan.runs = ranked.into_iter().map(|(_, run)| run).collect();
+        Ok(plan)
+    }
+
+    fn cells(
+        &mut self,
+        grid: &Grid,
+        wishes: &Wishes,
+        found: &mut BTreeMap<String, Option<crate::data::DataConfig>>,
+        ranked: &mut Vec<(usize, PlannedRun)>,
+    ) -> Result<Vec<Cell>> {
+        let seeds = if wishes.seeds.is_empty() {
+            &grid.seeds
+        } else {
+            &wishes.seeds
+        };
+        let mut cells = Vec::new();
+        for data in &grid.data {
+            if !found.contains_key(data) {
+                let config = match wishes.sources.find(data)? {
+                    Ok(config) => Some(config),
+                    Err(missing) => {
+                        self.missing.push(missing);
+                        None
+                    }
+                };
+                found.insert(data.clone(), config);
+            }
+            let Some(Some(config)) = found.get(data) else {
+                continue;
+            };
+            for (rank, &seed) in seeds.iter().enumerate() {
+                let opened = Dataset::open(config, seed)?;
+                for (loss, entry) in grid.losses.iter().enumerate() {
+                    for setting in grid.setting_names() {
+                        let layers = Layers {
+                            preset: wishes.preset.clone().or_else(|| grid.preset.clone()),
+                            data: Some(config.to_string()),
+                            seed: Some(seed),
+                            device: wishes.device.clone(),
+                            set: [grid.assignments(setting), wishes.set.clone()].concat(),
+                            ..Layers::default()
+                        };
+                        let mut experiment = layers.resolve(Some(&entry.loss))?;
+                        let opened = opened.clone().at_size(experiment.preprocess.size);
+                        experiment.unet.in_channels = opened.channels;
+                        experiment.unet.classes = opened.classes;
+                        experiment.check_loss()?;
+                        // Settings may change what the phantom is made of.
+                        let opened = if experiment.data == *config {
+                            opened
+                        } else {
+                            Dataset::open(&experiment.data, seed)?
+                        };
+                        let run = PlannedRun {
+                            name: name(&experiment)?,
+                            reduced: reduced(&experiment),
+                            images: [&opened.split.train, &opened.split.val, &opened.split.test]
+                                .map(Vec::len),
+                            experiment,
+                        };
+                        cells.push(Cell {
+                            data: data.clone(),
+                            loss,
+                            setting: setting.map(Into::into),
+                            seed,
+                            run: run.name.clone(),
+                        });
+                        if !ranked.iter().any(|(_, known)| known.name == run.name) {
+                            ranked.push((rank, run));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(cells)
+    }
+
+    /// Writes `plan.json`, and beside each run's folder its experiment: `runs/NAME.toml`.
+    ///
+    /// # Errors
+    ///
+    /// When the folder cannot be written to.
+    pub fn write(&self, out: &Path) -> Result<()> {
+        let runs = out.join("runs");
+        fs::create_dir_all(&runs)
+            .with_context(|| format!("the folder {} cannot be made", runs.display()))?;
+        for run in &self.runs {
+            write_whole(
+                &experiment_file(out, &run.name),
+                run.experiment.to_toml()?.as_bytes(),
+            )?;
+        }
+        // Last: with it the folder is a grid's.
+        let mut text = serde_json::to_string_pretty(self)?;
+        text.push('\n');
+        write_whole(&out.join("plan.json"), text.as_bytes())
+    }
+
+    /// Reads `plan.json`.
+    ///
+    /// # Errors
+    ///
+    /// When there is none in the folder, or another version of the program wrote it.
+    pub fn read(out: &Path) -> Result<Self> {
+        let path = out.join("plan.json");
+        if !path.is_file() {
+            bail!(
+                "{} holds no grid of experiments: it has no plan.json; name a folder that `seg-train reproduce` or `seg-train sweep` made",
+                out.display()
+            );
+        }
+        let text = fs::read_to_string(&path)
+            .with_context(|| format!("{} cannot be read", path.display()))?;
+        serde_json::from_str(&text).with_context(|| {
+            format!(
+                "{} is no plan of this version; make it anew",
+                path.display()
+            )
+        })
+    }
+
+    /// A run by its name.
+    pub fn run(&self, name: &str) -> Option<&PlannedRun> {
+        self.runs.iter().find(|run| run.name == name)
+    }
+}
+
+/// The experiment of a run, as the plan wrote it.
+pub fn experiment_file(out: &Path, run: &str) -> PathBuf {
+    out.join("runs").join(format!("{run}.toml"))
+}
+
+/// The folder of a run.
+pub fn run_folder(out: &Path, run: &str) -> PathBuf {
+    out.join("runs").join(run)
+}
+
+/// The name of a run's folder: data set, loss, seed, and eight digits that differ where anything else of the experiment
+/// does.
+fn name(experiment: &Experiment) -> Result<String> {
+    let spec = experiment.loss_spec()?;
+    let gamma = spec
+        .gamma()
+        .map_or(String::new(), |gamma| gamma.to_string());
+    Ok(format!(
+        "{}-{}{gamma}-{}-{:08x}",
+        experiment.data.kind,
+        spec.name(),
+        experiment.seed,
+        fingerprint(experiment.to_toml()?.as_bytes())
+    ))
+}
+
+/// FNV-1a, folded to 32 bits: the standard library's hashes may change between its versions, and a name may not.
+fn fingerprint(bytes: &[u8]) -> u32 {
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    (hash >> 32) as u32 ^ hash as u32
+}
+
+/// How an experiment is smaller than what the paper did with its data set; none where it is not, by the text or by the
+/// authors' code.
+fn reduced(experiment: &Experiment) -> Option<String> {
+    let Experiment {
+        preprocess,
+        unet,
+        recipe,
+        ..
+    } = experiment;
+    let paper = Preset::Paper.experiment(experiment.data.clone());
+    let mut less = Vec::new();
+    if preprocess.size != paper.preprocess.size {
+        less.push(format!(
+            "{} × {} pixels",
+            preprocess.size[0], preprocess.size[1]
+        ));
+    }
+    if unet.width != paper.unet.width {
+        less.push(format!("width {}", unet.width));
+    }
+    if unet.depth != paper.unet.depth {
+        less.push(format!("depth {}", unet.depth));
+    }
+    if recipe.epochs != paper.recipe.epochs || recipe.stopping != paper.recipe.stopping {
+        less.push(format!("at most {} epochs", recipe.epochs));
+    }
+    (!less.is_empty()).then(|| less.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grid(text: &str) -> Grid {
+        Grid::parse(text).unwrap()
+    }
+
+    const TWO: &str =
+        "title = 't'\ndata = ['phantom', 'drive']\nlosses = ['dice', 'dice++']\nseeds = [4, 5]\n";
+
+    #[test]
+    fn a_run_of_two_tables_is_made_once_and_first_seeds_come_first() {
+        let other =
+            grid("title = 'u'\ndata = ['phantom']\nlosses = ['ce', 'dsc++:gamma=2']\nseeds = [4]");
+        let plan = Plan::of(
+            vec![("a".into(), grid(TWO)), ("b".into(), other)],
+            &Wishes::default(),
+        )
+        .unwrap();
+        let names: Vec<&str> = plan
+            .runs
+            .iter()
+            .map(|run| run.name.rsplit_once('-').unwrap().0)
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "phantom-dice-4",
+                "phantom-dice++2-4",
+                "phantom-cross-entropy-4",
+                "phantom-dice-5",
+                "phantom-dice++2-5"
+            ]
+        );
+        assert_eq!(plan.grids[0].cells.len(), 4);
+        assert_eq!(plan.grids[1].cells[1].run, plan.runs[1].name);
+        let missing: Vec<&str> = plan
+            .missing
+            .iter()
+            .map(|missing| &missing.data[..])
+            .collect();
+        assert_eq!(missing, ["drive"]);
+        assert_eq!(plan.runs[0].images, [128, 16, 32]);
+    }
+
+    #[test]
+    fn a_name_changes_with_every_key_and_with_nothing_else() {
+        let named = |set: &[&str], command: &str| {
+            let wishes = Wishes {
+                set: set.iter().map(ToString::to_string).collect(),
+                command: vec![command.into()],
+                ..Wishes::default()
+            };
+            Plan::of(vec![("a".into(), grid(TWO))], &wishes)
+                .unwrap()
+                .runs[0]
+                .name
+                .clone()
+        };
+        assert_eq!(named(&[], "x"), named(&[], "y"));
+        assert_ne!(named(&[], "x"), named(&["recipe.sgd.lr=0.05"], "x"));
+        assert_ne!(named(&[], "x"), named(&["data.phantom.noise=3"], "x"));
+        assert_eq!(fingerprint(b""), 0xcbf2_9ce4 ^ 0x8422_2325);
+    }
+
+    #[test]
+    fn what_is_less_than_the_papers_is_said_and_nothing_else() {
+        let cpu = Preset::Cpu.experiment("dsb2018:/d".parse().unwrap());
+        assert_eq!(
+            reduced(&cpu).unwrap(),
+            "128 × 128 pixels, width 16, at most 12 epochs"
+        );
+        for preset in [Preset::Paper, Preset::Authors] {
+            assert_eq!(
+                reduced(&preset.experiment("drive:/d".parse().unwrap())),
+                None
+            );
+        }
+    }
+
+    #[test]
+    fn a_plan_reads_back_and_a_folder_without_one_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Plan::read(dir.path()).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!(
+                "{} holds no grid of experiments: it has no plan.json; name a folder that `seg-train reproduce` or `seg-train sweep` made",
+                dir.path().display()
+            )
+        );
+        let plan = Plan::of(vec![("a".into(), grid(TWO))], &Wishes::default()).unwrap();
+        plan.write(dir.path()).unwrap();
+        assert_eq!(Plan::read(dir.path()).unwrap(), plan);
+        let file = experiment_file(dir.path(), &plan.runs[0].name);
+        assert_eq!(Experiment::read(&file).unwrap(), plan.runs[0].experiment);
+    }
+
+    #[test]
+    fn a_cell_that_makes_no_experiment_names_its_grid() {
+        let bad = grid(&format!("{TWO}[set]\nunet.widht = 3"));
+        let error = Plan::of(vec![("mine".into(), bad)], &Wishes::default()).unwrap_err();
+        assert_eq!(
+            format!("{error:#}"),
+            "the grid mine: unknown key `unet.widht`; did you mean `unet.width`?"
+        );
+    }
+}
