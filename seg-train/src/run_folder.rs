@@ -59,6 +59,8 @@ pub struct EpochLine {
 pub struct Record {
     /// Version of this program.
     pub seg_train: String,
+    /// The commit that it was built from; `unknown` where it was built outside a clone.
+    pub commit: String,
     /// Version of Candle, from the lock file.
     pub candle_core: String,
     /// The instruction set that the network was computed with ([`InstructionSet`]): the same seed gives the same bits on
@@ -77,6 +79,7 @@ impl Record {
     pub fn here() -> Result<Self> {
         Ok(Self {
             seg_train: env!("CARGO_PKG_VERSION").into(),
+            commit: env!("SEG_TRAIN_COMMIT").into(),
             candle_core: locked_version("candle-core").into(),
             instruction_set: InstructionSet::get()?.to_string(),
             platform: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
