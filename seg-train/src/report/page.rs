@@ -285,7 +285,7 @@ impl Block {
                 .join("\n"),
             Self::List(items) => items
                 .iter()
-                .map(|item| format!("- {}\n", markdown_paragraph(item)))
+                .map(|item| "- ".to_owned() + &markdown_paragraph(item) + "\n")
                 .collect(),
             Self::Code(code) => {
                 let code = code.trim_end();
@@ -658,10 +658,12 @@ mod tests {
         // Images are the one element without an end that the page uses.
         let mut closed = String::new();
         for part in body.split_inclusive('>') {
-            match part.rfind("<img ") {
-                Some(_) => closed.push_str(&format!("{}/>", part.trim_end_matches('>'))),
-                None => closed.push_str(part),
-            }
+            closed.push_str(part.trim_end_matches('>'));
+            closed.push_str(if part.contains("<img ") {
+                "/>"
+            } else {
+                &part[part.trim_end_matches('>').len()..]
+            });
         }
         let ids = ids_of_well_formed(&closed);
         for id in [

@@ -109,6 +109,15 @@ pub(super) mod tests {
 
     /// One of each, with a name that would break out of it, and numbers that are none.
     pub(in crate::report) fn demo() -> [String; 4] {
+        [
+            demo_lines(),
+            demo_histogram(),
+            demo_reliability(),
+            demo_intervals(),
+        ]
+    }
+
+    fn demo_lines() -> String {
         let points = |f: fn(f64) -> f64| {
             (1..20)
                 .map(|n| {
@@ -122,7 +131,7 @@ pub(super) mod tests {
                 })
                 .collect()
         };
-        let lines = lines(&Lines {
+        lines(&Lines {
             id: "thresholds".into(),
             title: "DSC++, DRIVE".into(),
             x: Axis::new("softmax threshold", [0.0, 1.0]),
@@ -149,8 +158,11 @@ pub(super) mod tests {
                     }],
                 },
             ],
-        });
-        let histogram = histogram(&Histogram {
+        })
+    }
+
+    fn demo_histogram() -> String {
+        histogram(&Histogram {
             id: "histogram".into(),
             title: "γ = 2".into(),
             x: Axis::new("softmax probability", [0.0, 1.0]),
@@ -161,7 +173,10 @@ pub(super) mod tests {
             ],
             log: true,
             top: None,
-        });
+        })
+    }
+
+    fn demo_reliability() -> String {
         let bins = |bend: f64| {
             (0..10)
                 .map(|n| {
@@ -175,7 +190,7 @@ pub(super) mod tests {
                 })
                 .collect()
         };
-        let reliability = reliability(&Reliability {
+        reliability(&Reliability {
             id: "reliability".into(),
             title: "Reliability".into(),
             x_title: "mean predicted probability".into(),
@@ -190,14 +205,17 @@ pub(super) mod tests {
                     bins: bins(1.1),
                 },
             ],
-        });
+        })
+    }
+
+    fn demo_intervals() -> String {
         let estimate = |label: &str, estimate, interval| Estimate {
             label: label.into(),
             estimate,
             interval,
             group: label.starts_with("DRIVE: Dice"),
         };
-        let intervals = intervals(&Intervals {
+        intervals(&Intervals {
             id: "claims".into(),
             title: "Differences: DSC++ minus DSC".into(),
             x_title: "difference of NLL [nats]".into(),
@@ -214,8 +232,7 @@ pub(super) mod tests {
                 estimate(HOSTILE, f64::NAN, None),
                 estimate("BUS2017", 0.01, None),
             ],
-        });
-        [lines, histogram, reliability, intervals]
+        })
     }
 
     #[test]
