@@ -28,12 +28,7 @@ pub type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
 impl Canvas {
     /// A white canvas, in pixels.
     pub fn new(width: u32, height: u32) -> Self {
-        static FONTS: Once = Once::new();
-        FONTS.call_once(|| {
-            // The only error is a font file that does not parse, and these two are compiled in.
-            let _ = register_font(FONT, FontStyle::Normal, dejavu::sans::regular());
-            let _ = register_font(FONT, FontStyle::Bold, dejavu::sans::bold());
-        });
+        load_fonts();
         Self {
             image: RgbImage::from_pixel(width, height, PAPER),
         }
@@ -69,6 +64,35 @@ impl Canvas {
         })
     }
 
+    /// Width of text as [`Canvas::text`] writes it, in pixels.
+    ///
+    /// # Errors
+    ///
+    /// When the text cannot be measured.
+    pub fn width_of(text: &str, size: u32) -> Result<u32> {
+        load_fonts();
+        let (width, _) = (FONT, size)
+            .into_font()
+            .box_size(text)
+            .map_err(|error| anyhow!("measuring text failed: {error}"))?;
+        Ok(width)
+    }
+
+    /// Text cut to a width in pixels, with an ellipsis where it was cut.
+    ///
+    /// # Errors
+    ///
+    /// When the text cannot be measured.
+    pub fn fitted(text: &str, size: u32, width: u32) -> Result<String> {
+        let mut kept: Vec<char> = text.chars().collect();
+        let mut shown = text.to_owned();
+        while Self::width_of(&shown, size)? > width && !kept.is_empty() {
+            kept.pop();
+            shown = kept.iter().collect::<String>().trim_end().to_owned() + "…";
+        }
+        Ok(shown)
+    }
+
     /// Writes the picture as PNG.
     ///
     /// # Errors
@@ -77,6 +101,16 @@ impl Canvas {
     pub fn save(&self, path: &Path) -> Result<()> {
         save_png(&self.image, path)
     }
+}
+
+/// Registers the compiled-in fonts, once.
+fn load_fonts() {
+    static FONTS: Once = Once::new();
+    FONTS.call_once(|| {
+        // The only error is a font file that does not parse, and these two are compiled in.
+        let _ = register_font(FONT, FontStyle::Normal, dejavu::sans::regular());
+        let _ = register_font(FONT, FontStyle::Bold, dejavu::sans::bold());
+    });
 }
 
 /// A colour as Plotters names it.

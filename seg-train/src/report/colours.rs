@@ -24,6 +24,23 @@ pub const LEFT_ALONE: Rgb<u8> = Rgb([25, 25, 25]);
 /// A pixel that does not count.
 pub const IGNORED: Rgb<u8> = Rgb([110, 110, 110]);
 
+/// Background taken for foreground, where it lies on the image: the magenta of the paper's Figure 4.
+pub const MAGENTA_FP: Rgb<u8> = Rgb([200, 0, 140]);
+/// Foreground missed, where it lies on the image: the green of the paper's Figure 4, far lighter than the magenta, so that
+/// the two differ on a grey printer and to readers who see neither red nor green.
+pub const GREEN_FN: Rgb<u8> = Rgb([120, 230, 90]);
+
+/// Series of a plot, in this order: Okabe's and Ito's colours but for their yellow, which white paper swallows.
+pub const SERIES: [Rgb<u8>; 7] = [
+    Rgb([0, 114, 178]),
+    Rgb([213, 94, 0]),
+    Rgb([0, 158, 115]),
+    Rgb([204, 121, 167]),
+    Rgb([33, 33, 33]),
+    Rgb([230, 159, 0]),
+    Rgb([86, 180, 233]),
+];
+
 /// Nine stops of matplotlib's `inferno`: brightness alone orders them, so the map survives a grey printer.
 const INFERNO: [[f32; 3]; 9] = [
     [0.0, 0.0, 4.0],

@@ -3,16 +3,13 @@
 use std::path::Path;
 
 use anyhow::Result;
-use image::{
-    Rgb, RgbImage,
-    imageops::{self, FilterType},
-};
+use image::{Rgb, RgbImage};
 
 use super::{
-    canvas::Canvas,
-    colours::{FALSE_ALARM, FOUND, IGNORED, INK, LEFT_ALONE, MISSED, heat},
+    colours::{FALSE_ALARM, FOUND, IGNORED, LEFT_ALONE, MISSED},
+    pictures::{self, Sheet, SheetRow, mask, mask_legend, per_pixel},
 };
-use crate::raster::{IGNORE, Image, Labels, NO_CLASS};
+use crate::raster::{Image, Labels};
 
 /// One row of the picture. All arrays have network resolution.
 #[derive(Clone, Debug)]
@@ -33,8 +30,6 @@ pub struct Example {
 
 /// Width of a column, in pixels.
 const CELL: u32 = 192;
-const GAP: u32 = 8;
-const LINE: u32 = 20;
 
 /// Draws a row an example: image, truth, (true probability,) predicted probability, errors; a legend below.
 ///
@@ -51,7 +46,13 @@ pub fn save(examples: &[Example], title: &str, path: &Path) -> Result<()> {
         cells.push(error_map(example));
         (example, cells)
     });
-    grid(&rows.collect::<Vec<_>>(), &columns, ERRORS, title, path)
+    grid(
+        &rows.collect::<Vec<_>>(),
+        &columns,
+        &errors_legend(),
+        title,
+        path,
+    )
 }
 
 /// Draws a row an image: image, truth, (true probability,) then what each of several networks predicts there. The
@@ -73,7 +74,13 @@ pub fn save_comparison(runs: &[(String, Vec<Example>)], title: &str, path: &Path
         cells.extend(others.map(|other| heat_map(&other.probability, &other.labels)));
         (example, cells)
     });
-    grid(&rows.collect::<Vec<_>>(), &columns, MASK, title, path)
+    grid(
+        &rows.collect::<Vec<_>>(),
+        &columns,
+        &mask_legend(),
+        title,
+        path,
+    )
 }
 
 /// The columns that do not depend on a network.
@@ -91,7 +98,7 @@ fn given(knows_truth: bool) -> Vec<String> {
 }
 
 fn given_cells(example: &Example, knows_truth: bool) -> Vec<RgbImage> {
-    let mut cells = vec![picture(&example.image), mask(&example.labels)];
+    let mut cells = vec![pictures::image(&example.image), mask(&example.labels)];
     if knows_truth {
         cells.push(match &example.truth {
             Some(truth) => heat_map(truth, &example.labels),
@@ -104,115 +111,46 @@ fn given_cells(example: &Example, knows_truth: bool) -> Vec<RgbImage> {
 fn grid(
     rows: &[(&Example, Vec<RgbImage>)],
     columns: &[String],
-    meanings: &[Meaning],
+    legend: &[(Rgb<u8>, String)],
     title: &str,
     path: &Path,
 ) -> Result<()> {
-    let heights: Vec<u32> = rows
-        .iter()
-        .map(|(example, _)| cell_height(&example.labels))
-        .collect();
-    let width = GAP + columns.len() as u32 * (CELL + GAP);
-    let body: u32 = heights.iter().map(|height| LINE + height + GAP).sum();
-    let top = GAP + 2 * (LINE + 4);
-    let mut canvas = Canvas::new(width, top + body + 2 * LINE + GAP);
-
-    canvas.text(title, GAP, GAP, 17, INK)?;
-    let left = |column: usize| GAP + column as u32 * (CELL + GAP);
-    for (column, name) in columns.iter().enumerate() {
-        canvas.text(name, left(column), GAP + LINE + 6, 14, INK)?;
+    let rows = rows.iter().map(|(example, cells)| SheetRow {
+        caption: &example.caption,
+        cells: cells.iter().map(Some).collect(),
+        height: cell_height(&example.labels),
+    });
+    Sheet {
+        title,
+        columns,
+        rows: rows.collect(),
+        legend,
+        bar: Some("probability"),
+        cell: CELL,
     }
-    let mut y = top;
-    for ((example, cells), height) in rows.iter().zip(heights) {
-        canvas.text(&example.caption, GAP, y + 3, 13, INK)?;
-        for (column, cell) in cells.iter().enumerate() {
-            // Smoothing would invent probabilities and labels that nobody predicted or drew.
-            let filter = if column == 0 && cell.width() > CELL {
-                FilterType::Triangle
-            } else {
-                FilterType::Nearest
-            };
-            canvas.paste(
-                &imageops::resize(cell, CELL, height, filter),
-                left(column),
-                y + LINE,
-            );
-        }
-        y += LINE + height + GAP;
-    }
-    legend(&mut canvas, y, meanings)?;
-    canvas.save(path)
+    .save(path)
 }
 
-/// A colour, what it means, and the width of these words in pixels.
-type Meaning = (Rgb<u8>, &'static str, u32);
-
-/// What the colours of a mask mean.
-const MASK: &[Meaning] = &[
-    (FOUND, "foreground", 92),
-    (LEFT_ALONE, "background", 94),
-    (IGNORED, "not counted", 96),
-];
-
 /// What the colours of a mask and of a map of errors mean.
-const ERRORS: &[Meaning] = &[
-    (FOUND, "foreground, found", 140),
-    (MISSED, "missed", 66),
-    (FALSE_ALARM, "false alarm", 94),
-    (LEFT_ALONE, "background", 94),
-    (IGNORED, "not counted", 96),
-];
-
-fn legend(canvas: &mut Canvas, y: u32, meanings: &[Meaning]) -> Result<()> {
-    let mut x = GAP;
-    for &(colour, meaning, width) in meanings {
-        canvas.paste(&RgbImage::from_pixel(12, 12, colour), x, y + 3);
-        canvas.text(meaning, x + 17, y + 2, 13, INK)?;
-        x += width + 14;
-    }
-    let bar = RgbImage::from_fn(120, 12, |x, _| heat(x as f32 / 119.0));
-    canvas.text("probability 0", GAP, y + LINE + 2, 13, INK)?;
-    canvas.paste(&bar, GAP + 92, y + LINE + 3);
-    canvas.text("1", GAP + 92 + 126, y + LINE + 2, 13, INK)
+fn errors_legend() -> Vec<(Rgb<u8>, String)> {
+    [
+        (FOUND, "foreground, found"),
+        (MISSED, "missed"),
+        (FALSE_ALARM, "false alarm"),
+        (LEFT_ALONE, "background"),
+        (IGNORED, "not counted"),
+    ]
+    .map(|(colour, name)| (colour, name.into()))
+    .into()
 }
 
 fn cell_height(labels: &Labels) -> u32 {
     ((CELL as usize * labels.height) / labels.width.max(1)).max(1) as u32
 }
 
-/// A picture from one plane or three, stretched from its smallest to its largest value: it is z-scored, not 0…255.
-fn picture(image: &Image) -> RgbImage {
-    let (low, high) = image
-        .data
-        .iter()
-        .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &v| {
-            (low.min(v), high.max(v))
-        });
-    let scale = 255.0 / (high - low).max(f32::MIN_POSITIVE);
-    let plane = image.height * image.width;
-    RgbImage::from_fn(image.width as u32, image.height as u32, |x, y| {
-        let pixel = y as usize * image.width + x as usize;
-        let value = |channel: usize| {
-            let plane_number = if image.channels >= 3 { channel } else { 0 };
-            ((image.data[plane_number * plane + pixel] - low) * scale).round() as u8
-        };
-        Rgb([value(0), value(1), value(2)])
-    })
-}
-
-fn mask(labels: &Labels) -> RgbImage {
-    per_pixel(
-        labels,
-        |_, label| if label == 0 { LEFT_ALONE } else { FOUND },
-    )
-}
-
-/// The colours of a map of probabilities, as [`heat`] gives them.
+/// The colours of a map of probabilities, as [`heat`](super::colours::heat) gives them.
 fn heat_map(p: &[f32], labels: &Labels) -> RgbImage {
-    let width = labels.width;
-    RgbImage::from_fn(width as u32, labels.height as u32, |x, y| {
-        heat(p[y as usize * width + x as usize])
-    })
+    pictures::heat(p, labels.width, labels.height)
 }
 
 fn error_map(example: &Example) -> RgbImage {
@@ -226,19 +164,13 @@ fn error_map(example: &Example) -> RgbImage {
     })
 }
 
-fn per_pixel(labels: &Labels, colour: impl Fn(usize, u8) -> Rgb<u8>) -> RgbImage {
-    RgbImage::from_fn(labels.width as u32, labels.height as u32, |x, y| {
-        let pixel = y as usize * labels.width + x as usize;
-        match labels.data[pixel] {
-            IGNORE | NO_CLASS => IGNORED,
-            label => colour(pixel, label),
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        raster::IGNORE,
+        report::pictures::{GAP, LINE},
+    };
 
     #[test]
     fn every_kind_of_pixel_has_its_colour() {
