@@ -1,0 +1,194 @@
+//! What the runs of a study left behind, read back, and put together by data set, loss and setting.
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::Result;
+
+use crate::{
+    data::Layout,
+    metrics::{ImageRow, ImageThresholds, ReliabilityBin},
+    run_folder::{
+        EpochLine, RunFolder,
+        tables::{read_reliability, read_rows, read_thresholds},
+    },
+    study::{
+        Plan,
+        plan::{Cell, PlannedGrid, PlannedRun, run_folder},
+        queue::{is_done, last_error},
+    },
+};
+
+/// A run that is done.
+#[derive(Clone, Debug)]
+pub(super) struct Finished {
+    pub(super) rows: Vec<ImageRow>,
+    pub(super) thresholds: Vec<ImageThresholds>,
+    pub(super) reliability: Vec<ReliabilityBin>,
+    pub(super) epochs: usize,
+    pub(super) best_epoch: usize,
+    /// Wall-clock seconds of training.
+    pub(super) seconds: f64,
+    /// What made it, as its `run.toml` has it.
+    pub(super) record: BTreeMap<String, String>,
+}
+
+/// How far a run is.
+#[derive(Clone, Debug)]
+pub(super) enum Progress {
+    Done(Box<Finished>),
+    Failed(String),
+    /// Trained for some epochs, or none.
+    Begun(usize),
+}
+
+/// Every run of a plan by its name.
+#[derive(Clone, Debug)]
+pub(super) struct Results(BTreeMap<String, Progress>);
+
+impl Results {
+    pub(super) fn read(out: &Path, plan: &Plan) -> Result<Self> {
+        let mut all = BTreeMap::new();
+        for run in &plan.runs {
+            all.insert(run.name.clone(), Progress::of(out, run)?);
+        }
+        Ok(Self(all))
+    }
+
+    pub(super) fn get(&self, run: &str) -> Option<&Progress> {
+        self.0.get(run)
+    }
+
+    pub(super) fn finished(&self, run: &str) -> Option<&Finished> {
+        match self.0.get(run) {
+            Some(Progress::Done(finished)) => Some(finished),
+            _ => None,
+        }
+    }
+
+    pub(super) fn undone(&self) -> usize {
+        self.0
+            .values()
+            .filter(|progress| !matches!(progress, Progress::Done(_)))
+            .count()
+    }
+}
+
+impl Progress {
+    fn of(out: &Path, run: &PlannedRun) -> Result<Self> {
+        let path = run_folder(out, &run.name);
+        if !is_done(out, &run.name) {
+            if let Some(why) = last_error(out, &run.name) {
+                return Ok(Self::Failed(why));
+            }
+            let epochs = match RunFolder::open(&path) {
+                Ok(folder) => folder.log()?.len(),
+                Err(_) => 0,
+            };
+            return Ok(Self::Begun(epochs));
+        }
+        let folder = RunFolder::open(&path)?;
+        let log: Vec<EpochLine> = folder.log()?;
+        // More than two classes have no thresholds.
+        let two_classes = run.experiment.unet.classes == 2;
+        Ok(Self::Done(Box::new(Finished {
+            rows: read_rows(&folder.file("metrics.csv"))?,
+            thresholds: if two_classes {
+                read_thresholds(&folder.file("thresholds.csv"))?
+            } else {
+                Vec::new()
+            },
+            reliability: if two_classes {
+                read_reliability(&folder.file("reliability.csv"))?
+            } else {
+                Vec::new()
+            },
+            epochs: log.len(),
+            best_epoch: log.iter().rfind(|line| line.best).map_or(0, |line| line.epoch),
+            seconds: log.iter().map(|line| line.seconds).sum(),
+            record: folder.record()?,
+        })))
+    }
+}
+
+/// What tells one test image of a data set from another. Images that the program makes differ from seed to seed though
+/// their names do not.
+type ImageKey = (u64, String);
+
+/// One row of a table: a data set, a loss and a setting, with the runs of every seed.
+#[derive(Clone, Debug)]
+pub(super) struct Group<'a> {
+    pub(super) data: &'a str,
+    /// The number of the loss in the grid.
+    pub(super) loss: usize,
+    pub(super) setting: Option<&'a str>,
+    /// One a seed.
+    pub(super) cells: Vec<&'a Cell>,
+    pub(super) runs: Vec<(&'a PlannedRun, &'a Finished)>,
+}
+
+impl<'a> Group<'a> {
+    /// The groups of a grid, in the order of its axes; of data sets that are missing there are none.
+    pub(super) fn all(plan: &'a Plan, planned: &'a PlannedGrid, results: &'a Results) -> Vec<Self> {
+        let mut groups: Vec<Self> = Vec::new();
+        for cell in &planned.cells {
+            let setting = cell.setting.as_deref();
+            let place = groups.iter().position(|group| {
+                (group.data, group.loss, group.setting) == (&cell.data, cell.loss, setting)
+            });
+            let place = place.unwrap_or_else(|| {
+                groups.push(Self {
+                    data: &cell.data,
+                    loss: cell.loss,
+                    setting,
+                    cells: Vec::new(),
+                    runs: Vec::new(),
+                });
+                groups.len() - 1
+            });
+            groups[place].cells.push(cell);
+            if let (Some(run), Some(finished)) = (plan.run(&cell.run), results.finished(&cell.run)) {
+                groups[place].runs.push((run, finished));
+            }
+        }
+        groups
+    }
+
+    /// The value of each test image. An image that is in the test set of several seeds counts once, with the mean of its
+    /// values: the image is what varies, not the pair of image and network.
+    pub(super) fn values(
+        &self,
+        read: impl Fn(&Finished, usize) -> Option<f64>,
+    ) -> BTreeMap<ImageKey, f64> {
+        let mut all: BTreeMap<ImageKey, Vec<f64>> = BTreeMap::new();
+        for (run, finished) in &self.runs {
+            let generated = matches!(run.experiment.data.kind.row().layout, Layout::Generated);
+            let seed = if generated { run.experiment.seed } else { 0 };
+            for (place, row) in finished.rows.iter().enumerate() {
+                if let Some(value) = read(finished, place) {
+                    all.entry((seed, row.id.clone())).or_default().push(value);
+                }
+            }
+        }
+        all.into_iter()
+            .map(|(key, values)| (key, values.iter().sum::<f64>() / values.len() as f64))
+            .collect()
+    }
+
+    /// The values of a column of the table of images.
+    pub(super) fn column(
+        &self,
+        read: fn(&ImageRow) -> Option<f64>,
+    ) -> BTreeMap<ImageKey, f64> {
+        self.values(|finished, place| read(&finished.rows[place]))
+    }
+}
+
+/// The values that two groups have for the same images, in one order.
+pub(super) fn pairs(
+    x: &BTreeMap<ImageKey, f64>,
+    y: &BTreeMap<ImageKey, f64>,
+) -> (Vec<f64>, Vec<f64>) {
+    x.iter()
+        .filter_map(|(key, x)| y.get(key).map(|y| (*x, *y)))
+        .unzip()
+}
