@@ -1,6 +1,7 @@
 //! A run folder: everything one run leaves behind, under names that never change.
 
 mod parts;
+pub mod tables;
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -25,8 +26,17 @@ use crate::config::Experiment;
 /// | `best.safetensors` | the weights of the epoch with the lowest validation loss |
 /// | `state.safetensors` | all that going on needs, as of the last completed epoch |
 /// | `metrics.csv` | a row a test image |
-/// | `summary.json` | every metric's mean and interval over the test images |
+/// | `thresholds.csv` | the counts of each test image at T = 0.05, 0.10, …, 0.95 ([`ImageThresholds`]); two classes only |
+/// | `reliability.csv` | the foreground's bins over the pixels of the test set ([`ReliabilityBin`]); two classes only |
 /// | `curves.png`, `examples.png` | what the training and the predictions look like |
+/// | `summary.json` | every metric's mean and interval over the test images; the last file written, so a run that has it is done |
+/// | `threshold.toml` | the threshold that `seg-train threshold` chose, if it was asked ([`ChosenThreshold`]) |
+///
+/// The tables are read by [`tables`].
+///
+/// [`ImageThresholds`]: crate::metrics::ImageThresholds
+/// [`ReliabilityBin`]: crate::metrics::ReliabilityBin
+/// [`ChosenThreshold`]: crate::threshold::ChosenThreshold
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunFolder {
     path: PathBuf,
