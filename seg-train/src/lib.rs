@@ -21,4 +21,5 @@ pub mod schedule;
 pub mod state;
 pub mod stats;
 mod threads;
+pub mod threshold;
 pub mod train;
