@@ -440,7 +440,8 @@ fn a_threshold_is_chosen_on_the_validation_set_and_used_by_predict() {
     assert_eq!(chosen["target"]["recall"].as_float(), Some(0.3));
     assert!(
         said.starts_with(&format!(
-            "T = {t}, for a mean recall of at least 0.3 on 2 validation images; predict will use it\n"
+            "T = {t}, for a mean recall of at least 0.3 on 2 validation images ({:.4}); predict will use it\n",
+            chosen["validation"].as_float().unwrap()
         )),
         "{said}"
     );

@@ -198,6 +198,9 @@ struct Mean {
 /// - [`Target::FBeta`]: the T of the highest mean; of several side by side the middle one (the lower of two), since the
 ///   edge of such a plateau is where the next images may fall off; of several plateaus the lowest.
 ///
+/// Under [`EmptyMask::Skip`] a mean is over the images that have the figure at that T: at a high one, the precision of
+/// those in which something is still predicted.
+///
 /// # Errors
 ///
 /// One sentence with the best that can be reached, and where, when no threshold reaches the target; and when no image has

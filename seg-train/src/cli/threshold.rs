@@ -128,8 +128,9 @@ pub(super) fn run(args: &ThresholdArgs) -> Result<(), Failure> {
     };
     chosen.write(&folder)?;
     print(&format!(
-        "T = {threshold}, for {target} on {} validation images; predict will use it\n\n{}{}\n",
+        "T = {threshold}, for {target} on {} validation images ({}); predict will use it\n\n{}{}\n",
         data.split.val.len(),
+        number(value),
         align(&rows),
         folder.file(ChosenThreshold::NAME).display()
     ));
