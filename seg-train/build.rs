@@ -5,10 +5,10 @@ use std::process::Command;
 fn main() {
     // A commit made or checked out; sources changed since.
     for path in ["HEAD", "logs/HEAD"] {
-        if let Some(path) = git(&["rev-parse", "--git-path", path]) {
-            if std::path::Path::new(&path).exists() {
-                println!("cargo::rerun-if-changed={path}");
-            }
+        if let Some(path) = git(&["rev-parse", "--git-path", path])
+            && std::path::Path::new(&path).exists()
+        {
+            println!("cargo::rerun-if-changed={path}");
         }
     }
     println!("cargo::rerun-if-changed=src");

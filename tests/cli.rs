@@ -9,6 +9,10 @@ use std::{
 };
 
 use image::{GrayImage, Luma, Rgb, RgbImage};
+use seg_train::{
+    metrics::{EmptyMask, ThresholdSweep},
+    run_folder::tables,
+};
 use tempfile::TempDir;
 
 /// Runs the program in a folder.
@@ -131,6 +135,8 @@ fn a_run_prints_its_table_and_leaves_everything_in_its_folder() {
         "best.safetensors",
         "state.safetensors",
         "metrics.csv",
+        "thresholds.csv",
+        "reliability.csv",
         "summary.json",
         "curves.png",
         "examples.png",
@@ -152,6 +158,7 @@ fn a_run_prints_its_table_and_leaves_everything_in_its_folder() {
         1 + 3,
         "a header and a row a test image"
     );
+    the_tables_agree(&run);
     let config: toml::Table = fs::read_to_string(run.join("run.toml"))
         .unwrap()
         .parse()
@@ -160,6 +167,31 @@ fn a_run_prints_its_table_and_leaves_everything_in_its_folder() {
     assert_eq!(config["unet"]["width"].as_integer(), Some(2));
     for picture in ["curves.png", "examples.png"] {
         assert!(image::open(run.join(picture)).unwrap().width() > 200);
+    }
+}
+
+/// The counts at ½ make the overlaps of `metrics.csv`, the bins hold every pixel, and `summary.json` came last.
+fn the_tables_agree(run: &Path) {
+    let rows = tables::read_rows(&run.join("metrics.csv")).unwrap();
+    let images = tables::read_thresholds(&run.join("thresholds.csv")).unwrap();
+    assert_eq!(images.len(), rows.len());
+    for (row, image) in rows.iter().zip(&images) {
+        let thresholds: Vec<f64> = image.counts.iter().map(|(t, _)| *t).collect();
+        assert_eq!(thresholds, ThresholdSweep::even(20).thresholds());
+        let (_, half) = image.counts[9];
+        let empty = EmptyMask::default();
+        assert_eq!(
+            (&image.id, half.dice(empty), half.recall(empty)),
+            (&row.id, row.dice, row.recall)
+        );
+    }
+    let bins = tables::read_reliability(&run.join("reliability.csv")).unwrap();
+    assert_eq!(bins.len(), 15);
+    assert_eq!(bins.iter().map(|bin| bin.pixels).sum::<u64>(), 3 * 16 * 16);
+    let written = |file: &str| run.join(file).metadata().unwrap().modified().unwrap();
+    for file in fs::read_dir(run).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        assert!(written(&name) <= written("summary.json"), "{name}");
     }
 }
 
@@ -272,11 +304,15 @@ fn a_data_set_that_has_changed_is_neither_evaluated_nor_gone_on_with() {
     let metrics = || fs::read(home.path().join("run/metrics.csv")).unwrap();
     let before = metrics();
     squares(&path, 14);
-    for command in ["eval", "resume"] {
+    for command in [
+        &["eval", "run"][..],
+        &["resume", "run"],
+        &["threshold", "run", "--f-beta", "1"],
+    ] {
         fails(
             home.path(),
             1,
-            &[command, "run"],
+            command,
             &["has changed since the run began", "restore the folder"],
         );
     }
@@ -369,6 +405,134 @@ fn predict_writes_masks_and_probabilities_for_files_and_folders_of_any_size() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("torn.png"));
     assert!(home.path().join("again/colour_mask.png").is_file());
+}
+
+#[test]
+fn a_threshold_is_chosen_on_the_validation_set_and_used_by_predict() {
+    let home = TempDir::new().unwrap();
+    let arguments = ["--loss", "dice++", "--out", "run", "--epochs", "2"];
+    succeeds(home.path(), &with(TINY, &arguments));
+    let unseen = home.path().join("unseen.png");
+    GrayImage::from_fn(33, 21, |x, y| Luma([(x * 5 + y) as u8]))
+        .save(&unseen)
+        .unwrap();
+    let predict = |out: &str, more: &[&str]| {
+        succeeds(
+            home.path(),
+            &with(&["predict", "run", "unseen.png", "--out", out], more),
+        )
+    };
+    let said = predict("at-one-half", &[]);
+    assert_eq!(
+        said.lines().next(),
+        Some(
+            "foreground is p ≥ 0.5, since the run has no threshold.toml and --threshold is not given"
+        )
+    );
+
+    // Two epochs reach a precision of no use; every network has some recall.
+    let said = succeeds(home.path(), &["threshold", "run", "--target-recall", "0.3"]);
+    let file = home.path().join("run/threshold.toml");
+    let chosen: toml::Table = fs::read_to_string(&file).unwrap().parse().unwrap();
+    let t = chosen["threshold"].as_float().unwrap();
+    assert!(chosen["validation"].as_float().unwrap() >= 0.3);
+    assert_eq!(chosen["images"].as_integer(), Some(2));
+    assert_eq!(chosen["target"]["recall"].as_float(), Some(0.3));
+    assert!(
+        said.starts_with(&format!(
+            "T = {t}, for a mean recall of at least 0.3 on 2 validation images ({:.4}); predict will use it\n",
+            chosen["validation"].as_float().unwrap()
+        )),
+        "{said}"
+    );
+    assert_eq!(said.lines().last(), Some("run/threshold.toml"));
+    for (set, images) in [("validation", "2"), ("test", "3")] {
+        let rows: Vec<&str> = said.lines().filter(|line| line.starts_with(set)).collect();
+        assert_eq!(rows.len(), 2, "{said}");
+        assert!(rows.iter().all(|row| row.ends_with(images)), "{said}");
+    }
+    // The table's recall at T on the test set is that of an evaluation at T.
+    succeeds(home.path(), &["eval", "run", "--threshold", &t.to_string()]);
+    let summary = home
+        .path()
+        .join(format!("run/eval-phantom-threshold-{t}/summary.json"));
+    let summary: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(summary).unwrap()).unwrap();
+    let lines = summary["lines"].as_array().unwrap();
+    let recall = lines
+        .iter()
+        .find(|line| line["metric"] == "recall")
+        .unwrap();
+    let at_t = said
+        .lines()
+        .find(|line| {
+            line.starts_with("test") && line.split_whitespace().nth(1) == Some(&t.to_string())
+        })
+        .unwrap();
+    let shown: f64 = at_t.split_whitespace().nth(2).unwrap().parse().unwrap();
+    let expected = recall["mean"].as_f64().unwrap();
+    assert!((shown - expected).abs() < 1e-4, "{shown} and {expected}");
+
+    let said = predict("as-chosen", &[]);
+    assert_eq!(
+        said.lines().next(),
+        Some(&*format!(
+            "foreground is p ≥ {t}, by run/threshold.toml: chosen for a mean recall of at least 0.3 on the validation set"
+        ))
+    );
+    predict("as-given", &["--threshold", &t.to_string()]);
+    let mask = |out: &str| fs::read(home.path().join(out).join("unseen_mask.png")).unwrap();
+    assert_eq!(mask("as-chosen"), mask("as-given"));
+    let said = predict("given", &["--threshold", "0.001"]);
+    assert_eq!(
+        said.lines().next(),
+        Some("foreground is p ≥ 0.001, by --threshold")
+    );
+    assert_ne!(mask("as-chosen"), mask("given"));
+}
+
+#[test]
+fn a_target_out_of_reach_is_refused_with_what_can_be_reached() {
+    let home = TempDir::new().unwrap();
+    let path = home.path().join("grey");
+    for name in ["images", "masks"] {
+        fs::create_dir_all(path.join(name)).unwrap();
+    }
+    // Equal images whose masks have no pixel in common: what is right on one is wrong on all others.
+    for i in 0..20 {
+        let mask = GrayImage::from_fn(20, 16, |x, _| Luma([if x == i { 255 } else { 0 }]));
+        let image = GrayImage::from_pixel(20, 16, Luma([90]));
+        image.save(path.join(format!("images/{i}.png"))).unwrap();
+        mask.save(path.join(format!("masks/{i}.png"))).unwrap();
+    }
+    let arguments = [
+        "--loss",
+        "dice++",
+        "--data",
+        "folder:grey",
+        "--size",
+        "16x24",
+        "--epochs",
+        "1",
+        "--set",
+        "unet.width=2",
+        "--set",
+        "unet.depth=2",
+        "--out",
+        "run",
+    ];
+    succeeds(home.path(), &arguments);
+    fails(
+        home.path(),
+        1,
+        &["threshold", "run", "--target-precision", "0.9"],
+        &[
+            "no threshold from 0.001 to 0.999 gives a mean precision of at least 0.9 on the ",
+            " validation images: the highest is 0.",
+            "; ask for less",
+        ],
+    );
+    assert!(!home.path().join("run/threshold.toml").exists());
 }
 
 #[test]
@@ -465,6 +629,18 @@ fn bad_usage_is_one_line_and_exit_code_2() {
     bad(&["--loss", "dice", "--epoch", "3"], &["--epochs"]);
     bad(&["--loss", "dice", "--loss", "dice"], &["named twice"]);
     bad(&["predict", "run"], &["--out"]);
+    for targets in [
+        &[][..],
+        &["--target-recall", "0.9", "--f-beta", "1"],
+        &["--target-precision", "0.9", "--target-recall", "0.9"],
+    ] {
+        let arguments = with(&["threshold", "run"], targets);
+        bad(&arguments, &["--target-recall <R>"]);
+    }
+    bad(
+        &["threshold", "run", "--f-beta", "0"],
+        &["expected a number from 0.001 to 1000"],
+    );
     assert!(
         fs::read_dir(home.path()).unwrap().next().is_none(),
         "bad usage leaves nothing"

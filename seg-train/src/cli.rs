@@ -8,6 +8,7 @@ mod eval;
 mod losses;
 mod predict;
 mod study;
+mod threshold;
 mod train;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -38,6 +39,8 @@ enum Command {
     /// Writes NAME_mask.png, NAME_probability.png and NAME_heat.png for every image. With more than two classes the mask
     /// holds class numbers, and there is a NAME_probability_N.png a class. No file is written over.
     Predict(PredictArgs),
+    /// Choose a run's threshold on its validation set, for a recall, a precision or an F-score; predict then uses it
+    Threshold(threshold::ThresholdArgs),
     /// Go on with a run that was interrupted, from its last completed epoch
     Resume(ResumeArgs),
     /// Remake the paper's tables and figures from runs of your own, with a report of what holds
@@ -138,7 +141,8 @@ struct PredictArgs {
     /// Folder for the masks and maps; made when missing
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Foreground is where its probability is at least this [default: 0.5]; for two classes only
+    /// Foreground is where its probability is at least this [default: what `seg-train threshold` chose, else 0.5]; for
+    /// two classes only
     #[arg(long, value_name = "T", value_parser = threshold, allow_negative_numbers = true)]
     threshold: Option<f64>,
     /// cpu, cuda or cuda:N [default: the run's]
@@ -210,6 +214,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         None => train::run(&cli.train),
         Some(Command::Eval(args)) => eval::run(&args),
         Some(Command::Predict(args)) => predict::run(&args),
+        Some(Command::Threshold(args)) => threshold::run(&args),
         Some(Command::Resume(args)) => train::resume(&args.run),
         Some(Command::Reproduce(args)) => study::reproduce(&args),
         Some(Command::Sweep(args)) => study::sweep(&args),

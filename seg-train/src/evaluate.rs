@@ -1,7 +1,5 @@
 //! A checkpoint on a test set: a row an image, means with intervals, and a few images to look at.
 
-use std::path::Path;
-
 use anyhow::{Result, bail};
 use candle_core::{DType, Device, Tensor};
 use seg_unet::UNet;
@@ -11,13 +9,19 @@ use crate::{
     batches::{Images, ahead},
     config::Experiment,
     data::Dataset,
-    metrics::{Confusion, Evaluation, ImageRow, Pixels, Rule, Summary, Threshold},
+    metrics::{
+        Confusion, Evaluation, ImageRow, ImageThresholds, Pixels, ReliabilityBin, Rule, Summary,
+        Threshold, ThresholdSweep,
+    },
     phantom::entropy,
     raster::{Image, Labels},
     report::{examples::Example, table::number},
     resample::resize_labels,
     run_folder::{EpochLine, RunFolder},
 };
+
+/// An evaluation counts at the thresholds between this many parts of [0, 1].
+const SWEEP_PARTS: usize = 20;
 
 /// What `summary.json` holds: the numbers and all that is needed to know what they are of.
 #[derive(Clone, Debug, Serialize)]
@@ -68,6 +72,10 @@ pub struct Evaluated {
     pub shown: Vec<usize>,
     /// The images of these rows.
     pub examples: Vec<Example>,
+    /// With two classes: the counts of every image at T = 0.05, 0.10, …, 0.95, at its own size; else none.
+    pub thresholds: Vec<ImageThresholds>,
+    /// With two classes: the foreground's bins over the pixels of all images, at the network's size; else none.
+    pub reliability: Vec<ReliabilityBin>,
 }
 
 /// Evaluates the best checkpoint of a run on the test set of `data`.
@@ -90,6 +98,7 @@ pub fn evaluate(
     let images = Images::new(data, &experiment.preprocess);
     let mut evaluation = Evaluation::new(experiment.metrics.clone());
     let (mut entropies, mut dices) = (Vec::new(), Vec::new());
+    let (sweep, mut thresholds) = (ThresholdSweep::even(SWEEP_PARTS), Vec::new());
     std::thread::scope(|scope| -> Result<()> {
         for pair in ahead(scope, data.split.test.iter(), |&index| images.both(index)) {
             let (sample, prepared) = pair?;
@@ -108,6 +117,11 @@ pub fn evaluate(
                 &pixels,
                 prepared.truth.as_deref(),
             )?;
+            if data.classes == 2 {
+                let p = foreground(&p, 2);
+                let size = [labels.height, labels.width];
+                thresholds.push(sweep.image(&sample.id, &p, size, &sample.labels)?);
+            }
             if let Some(q) = prepared.truth.as_deref() {
                 entropies.push(entropy(q));
                 let best: Vec<u8> = q.iter().map(|&q| u8::from(q > 0.5)).collect();
@@ -148,11 +162,17 @@ pub fn evaluate(
         let (dice, nll) = (text(row.dice), text(row.nll));
         example.caption = format!("{}   Dice {dice}   NLL {nll}", example.caption);
     }
+    let reliability = match evaluation.bins() {
+        [foreground] => foreground.reliability(),
+        _ => Vec::new(),
+    };
     Ok(Evaluated {
         report,
         rows,
         shown,
         examples,
+        thresholds,
+        reliability,
     })
 }
 
@@ -318,19 +338,6 @@ fn spread_by_dice(rows: &[ImageRow]) -> Vec<usize> {
         .collect();
     chosen.dedup();
     chosen
-}
-
-/// Writes `metrics.csv`: a row an image, a column a metric, empty where a metric is not defined.
-///
-/// # Errors
-///
-/// When the file cannot be written.
-pub fn write_rows(rows: &[ImageRow], path: &Path) -> Result<()> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    for row in rows {
-        writer.serialize(row)?;
-    }
-    crate::run_folder::write_whole(path, &writer.into_inner()?)
 }
 
 #[cfg(test)]

@@ -22,4 +22,5 @@ pub mod state;
 pub mod stats;
 pub mod study;
 mod threads;
+pub mod threshold;
 pub mod train;

@@ -80,21 +80,33 @@ pub fn resize(image: &Image, [height, width]: [usize; 2], interpolation: Interpo
 
 /// Resizes labels to height and width: each pixel takes the class of the pixel its centre falls into.
 pub fn resize_labels(labels: &Labels, [height, width]: [usize; 2]) -> Labels {
-    let nearest = |i: usize, from: usize, to: usize| (2 * i + 1) * from / (2 * to);
-    let columns: Vec<usize> = (0..width)
-        .map(|x| nearest(x, labels.width, width))
-        .collect();
-    let data = (0..height)
-        .flat_map(|y| {
-            let row = nearest(y, labels.height, height) * labels.width;
-            columns.iter().map(move |x| labels.data[row + x])
-        })
-        .collect();
     Labels {
         height,
         width,
-        data,
+        data: resize_nearest(&labels.data, [labels.height, labels.width], [height, width]),
     }
+}
+
+/// Resizes any values, one a pixel, from height and width to others: each pixel takes the value of the pixel its centre
+/// falls into.
+///
+/// ```
+/// use seg_train::resample::resize_nearest;
+/// assert_eq!(resize_nearest(&[0.25, 0.75], [1, 2], [2, 3]), [0.25, 0.75, 0.75, 0.25, 0.75, 0.75]);
+/// ```
+///
+/// # Panics
+///
+/// If there are fewer values than `from` says, as indexing does.
+pub fn resize_nearest<T: Copy>(values: &[T], from: [usize; 2], to: [usize; 2]) -> Vec<T> {
+    let nearest = |i: usize, from: usize, to: usize| (2 * i + 1) * from / (2 * to);
+    let columns: Vec<usize> = (0..to[1]).map(|x| nearest(x, from[1], to[1])).collect();
+    (0..to[0])
+        .flat_map(|y| {
+            let row = nearest(y, from[0], to[0]) * from[1];
+            columns.iter().map(move |x| values[row + x])
+        })
+        .collect()
 }
 
 /// The pixels that make one pixel of the resized axis: the first of them, and their weights.

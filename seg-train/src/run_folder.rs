@@ -1,8 +1,10 @@
 //! A run folder: everything one run leaves behind, under names that never change.
 
 mod parts;
+pub mod tables;
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{BufRead, BufReader, ErrorKind, Write},
     path::{Path, PathBuf},
@@ -25,8 +27,17 @@ use crate::config::Experiment;
 /// | `best.safetensors` | the weights of the epoch with the lowest validation loss |
 /// | `state.safetensors` | all that going on needs, as of the last completed epoch |
 /// | `metrics.csv` | a row a test image |
-/// | `summary.json` | every metric's mean and interval over the test images |
+/// | `thresholds.csv` | the counts of each test image at T = 0.05, 0.10, …, 0.95 ([`ImageThresholds`]); two classes only |
+/// | `reliability.csv` | the foreground's bins over the pixels of the test set ([`ReliabilityBin`]); two classes only |
 /// | `curves.png`, `examples.png` | what the training and the predictions look like |
+/// | `summary.json` | every metric's mean and interval over the test images; the last file written, so a run that has it is done |
+/// | `threshold.toml` | the threshold that `seg-train threshold` chose, if it was asked ([`ChosenThreshold`]) |
+///
+/// The tables are read by [`tables`].
+///
+/// [`ImageThresholds`]: crate::metrics::ImageThresholds
+/// [`ReliabilityBin`]: crate::metrics::ReliabilityBin
+/// [`ChosenThreshold`]: crate::threshold::ChosenThreshold
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunFolder {
     path: PathBuf,
@@ -180,16 +191,27 @@ impl RunFolder {
     ///
     /// When the file is missing or no TOML.
     pub fn instruction_set(&self) -> Result<Option<String>> {
+        Ok(self.record()?.remove("instruction_set"))
+    }
+
+    /// What made the run, as `run.toml` has it under `[record]` ([`Record`]): key by key, since another version of the
+    /// program may have written others.
+    ///
+    /// # Errors
+    ///
+    /// When the file is missing or no TOML.
+    pub fn record(&self) -> Result<BTreeMap<String, String>> {
         let path = self.file("run.toml");
         let table: toml::Table = fs::read_to_string(&path)
             .with_context(|| format!("{} cannot be read", path.display()))?
             .parse()
             .with_context(|| format!("{}", path.display()))?;
-        Ok(table
-            .get("record")
-            .and_then(|record| record.get("instruction_set"))
-            .and_then(|name| name.as_str())
-            .map(Into::into))
+        let record = table.get("record").and_then(|record| record.as_table());
+        Ok(record
+            .into_iter()
+            .flatten()
+            .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+            .collect())
     }
 
     /// Adds a line to `log.jsonl`.

@@ -6,6 +6,7 @@ use crate::{
     evaluate::{check_threshold, load},
     predict::{inputs, make_folder, refuse_overwriting, segment},
     run_folder::RunFolder,
+    threshold::ChosenThreshold,
 };
 
 pub(super) fn run(args: &PredictArgs) -> Result<(), Failure> {
@@ -15,13 +16,15 @@ pub(super) fn run(args: &PredictArgs) -> Result<(), Failure> {
     check_threshold(args.threshold, classes).map_err(usage)?;
     let device =
         open_device(args.device.as_deref().unwrap_or(&experiment.device)).map_err(usage)?;
+    let (threshold, why) = decide(&folder, args.threshold, classes)?;
     let unet = load(&folder, &experiment, &device)?;
     let files = inputs(&args.inputs)?;
     refuse_overwriting(&files, &args.out, classes).map_err(usage)?;
     make_folder(&args.out)?;
+    print(&format!("foreground is {why}\n"));
     let mut failed = 0;
     for file in &files {
-        match segment(&unet, &experiment, &device, file, &args.out, args.threshold) {
+        match segment(&unet, &experiment, &device, file, &args.out, threshold) {
             Ok(found) => print(&format!(
                 "{}  {}x{}  {:.2} % foreground\n",
                 file.display(),
@@ -44,4 +47,36 @@ pub(super) fn run(args: &PredictArgs) -> Result<(), Failure> {
             files.len()
         ))),
     }
+}
+
+/// The threshold, and what it is and where it comes from, in words.
+fn decide(
+    folder: &RunFolder,
+    given: Option<f64>,
+    classes: usize,
+) -> anyhow::Result<(Option<f64>, String)> {
+    if classes > 2 {
+        return Ok((
+            None,
+            "every class but 0; a pixel has the most probable".into(),
+        ));
+    }
+    if let Some(t) = given {
+        return Ok((given, format!("p ≥ {t}, by --threshold")));
+    }
+    Ok(match ChosenThreshold::read(folder)? {
+        Some(chosen) => (
+            Some(chosen.threshold),
+            format!(
+                "p ≥ {}, by {}: chosen for {} on the validation set",
+                chosen.threshold,
+                folder.file(ChosenThreshold::NAME).display(),
+                chosen.target
+            ),
+        ),
+        None => (
+            Some(0.5),
+            "p ≥ 0.5, since the run has no threshold.toml and --threshold is not given".into(),
+        ),
+    })
 }

@@ -135,7 +135,18 @@ pub(super) fn reproduce(args: &ReproduceArgs) -> Result<(), Failure> {
     };
     let preset = if args.quick { "phantom" } else { &scale };
     let out = PathBuf::from("runs").join(format!("reproduce-{scale}"));
-    study(named, &args.what, &scale, Some(preset), &args.grid, out)
+    let mut words = vec!["seg-train", "reproduce", &args.what];
+    if args.quick {
+        words.push("--quick");
+    }
+    let wishes = Wishes {
+        what: args.what.clone(),
+        command: command(&words, &args.grid),
+        scale: Some(scale.clone()),
+        preset: Some(preset.into()),
+        ..Wishes::default()
+    };
+    study(named, wishes, &args.grid, out)
 }
 
 /// Runs a user's grid.
@@ -149,23 +160,19 @@ pub(super) fn sweep(args: &SweepArgs) -> Result<(), Failure> {
         .file_stem()
         .map_or("grid".into(), |stem| stem.to_string_lossy().into_owned());
     let out = PathBuf::from("runs").join(&name);
-    let preset = args.grid.preset.as_deref();
-    let scale = preset.unwrap_or_default().to_owned();
-    study(
-        vec![(name.clone(), grid)],
-        &name,
-        &scale,
-        preset,
-        &args.grid,
-        out,
-    )
+    let wishes = Wishes {
+        what: name.clone(),
+        command: command(&["seg-train", "sweep", &shown.to_string()], &args.grid),
+        scale: args.grid.preset.clone(),
+        preset: args.grid.preset.clone(),
+        ..Wishes::default()
+    };
+    study(vec![(name, grid)], wishes, &args.grid, out)
 }
 
 fn study(
     named: NamedGrids,
-    what: &str,
-    scale: &str,
-    preset: Option<&str>,
+    wishes: Wishes,
     args: &GridArgs,
     default_out: PathBuf,
 ) -> Result<(), Failure> {
@@ -173,10 +180,6 @@ fn study(
         return Err(usage("--jobs, --array-limit and --cpus are counted from 1"));
     }
     let wishes = Wishes {
-        what: what.into(),
-        command: command(),
-        scale: Some(scale.into()),
-        preset: preset.map(Into::into),
         sources: Sources {
             root: args.data_root.clone(),
             named: args.data.clone(),
@@ -184,6 +187,7 @@ fn study(
         device: args.device.clone(),
         set: args.set.clone(),
         seeds: args.seed.clone(),
+        ..wishes
     };
     let plan = Plan::of(named, &wishes).map_err(usage)?;
     let out = std::path::absolute(args.out.clone().unwrap_or(default_out))
@@ -208,10 +212,9 @@ fn study(
     listen()?;
     let outcome = queue::make_all(&out, &plan, args.jobs, &STOP)?;
     if outcome.stopped {
-        return Err(Failure::Stopped(format!(
-            "stopped; the same command goes on: {}",
-            wishes.command.join(" ")
-        )));
+        return Err(Failure::Stopped(
+            "stopped; the same command once more goes on".into(),
+        ));
     }
     gather(&out, &plan)
 }
@@ -264,15 +267,23 @@ pub(super) fn work(args: &WorkArgs) -> Result<(), Failure> {
     bring_to_end(&run_folder(&out, &args.run), &experiment)
 }
 
-/// The command as it was given, the program by its name alone.
-fn command() -> Vec<String> {
-    std::iter::once("seg-train".into())
-        .chain(
-            std::env::args_os()
-                .skip(1)
-                .map(|word| word.to_string_lossy().into_owned()),
-        )
-        .collect()
+/// The command as far as it decides numbers: how many runs at a time, on which machines and into which folder does not.
+fn command(first: &[&str], args: &GridArgs) -> Vec<String> {
+    let mut words: Vec<String> = first.iter().map(ToString::to_string).collect();
+    let mut say = |option: &str, values: &[String]| {
+        for value in values {
+            words.extend([option.into(), value.clone()]);
+        }
+    };
+    let shown = |path: &PathBuf| path.display().to_string();
+    let seeds: Vec<String> = args.seed.iter().map(ToString::to_string).collect();
+    say("--preset", args.preset.as_slice());
+    say("--data-root", args.data_root.as_ref().map(shown).as_slice());
+    say("--data", &args.data);
+    say("--seed", &seeds);
+    say("--device", args.device.as_slice());
+    say("--set", &args.set);
+    words
 }
 
 /// Refuses a folder that holds something else than a grid.

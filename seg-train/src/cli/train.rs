@@ -16,9 +16,14 @@ use super::{Failure, TrainArgs, print, usage};
 use crate::{
     config::Experiment,
     data::Dataset,
-    evaluate::{Evaluated, evaluate, load, show, write_rows},
+    evaluate::{Evaluated, evaluate, load, show},
     report::{compare, curves, examples},
-    run_folder::{Parts, RunFolder, Runs, first_free, refuse_taken, write_whole},
+    run_folder::{
+        Parts, RunFolder, Runs, first_free, refuse_taken,
+        tables::{write_reliability, write_rows, write_thresholds},
+        write_whole,
+    },
+    study::plan::is_same,
     train::{End, train},
 };
 
@@ -118,7 +123,7 @@ pub(super) fn resume(out: &Path) -> Result<(), Failure> {
 pub(super) fn bring_to_end(path: &Path, experiment: &Experiment) -> Result<(), Failure> {
     let (folder, data) = if path.join("run.toml").is_file() {
         let folder = RunFolder::open(path)?;
-        if folder.experiment()? != *experiment {
+        if !is_same(&folder.experiment()?, experiment) {
             return Err(Failure::Failed(anyhow::anyhow!(
                 "{} holds another experiment than the one that was planned; move it away, and the run is made anew",
                 path.display()
@@ -293,15 +298,20 @@ pub(super) fn open(experiment: &Experiment) -> Result<Dataset> {
     Ok(Dataset::open(&experiment.data, experiment.seed)?.at_size(experiment.preprocess.size))
 }
 
-/// Writes `metrics.csv`, `summary.json` and `examples.png`.
+/// Writes `metrics.csv`, with two classes `thresholds.csv` and `reliability.csv`, then `examples.png` and `summary.json`.
 pub(super) fn write_evaluation(evaluated: &Evaluated, folder: &Path) -> Result<()> {
     write_rows(&evaluated.rows, &folder.join("metrics.csv"))?;
-    write_json(&folder.join("summary.json"), &evaluated.report)?;
+    if !evaluated.thresholds.is_empty() {
+        write_thresholds(&evaluated.thresholds, &folder.join("thresholds.csv"))?;
+        write_reliability(&evaluated.reliability, &folder.join("reliability.csv"))?;
+    }
     let title = title(
         &evaluated.report.loss,
         evaluated.report.data.split(':').next().unwrap_or_default(),
     )?;
-    examples::save(&evaluated.examples, &title, &folder.join("examples.png"))
+    examples::save(&evaluated.examples, &title, &folder.join("examples.png"))?;
+    // The last file of all: who finds it takes the run for done and everything else for written.
+    write_json(&folder.join("summary.json"), &evaluated.report)
 }
 
 /// The title of a picture: the loss by its name and γ, since all its parameters would not fit.

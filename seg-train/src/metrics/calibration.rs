@@ -49,6 +49,22 @@ pub struct Bin {
     pub accuracy: f64,
 }
 
+/// One bin of a reliability diagram: confidence against the share that was right, which are equal where a model is
+/// calibrated.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReliabilityBin {
+    /// Its lower edge, a probability.
+    pub low: f64,
+    /// Its upper edge.
+    pub high: f64,
+    /// Number of pixels.
+    pub pixels: u64,
+    /// Mean confidence; `None` without pixels.
+    pub confidence: Option<f64>,
+    /// Share that was right; `None` without pixels.
+    pub accuracy: Option<f64>,
+}
+
 impl Bins {
     /// `bins` empty bins of equal width over `[0, 1]`; zero is taken as one.
     pub fn new(bins: usize, top: Top) -> Self {
@@ -155,6 +171,31 @@ impl Bins {
             })
     }
 
+    /// The bins with their edges, from low to high; that of p = 1 alone ([`Top::OwnBin`]) has 1 for both.
+    ///
+    /// ```
+    /// use seg_train::metrics::{Bins, Top};
+    /// let mut bins = Bins::new(2, Top::Closed);
+    /// bins.add(0.75, true);
+    /// let [empty, filled] = bins.reliability()[..] else { panic!() };
+    /// assert_eq!((empty.low, empty.high, empty.pixels, empty.confidence), (0.0, 0.5, 0, None));
+    /// assert_eq!((filled.high, filled.pixels, filled.accuracy), (1.0, 1, Some(1.0)));
+    /// ```
+    pub fn reliability(&self) -> Vec<ReliabilityBin> {
+        let n = self.equal();
+        let edge = |k: usize| k.min(n) as f64 / n as f64;
+        self.iter()
+            .enumerate()
+            .map(|(k, bin)| ReliabilityBin {
+                low: edge(k),
+                high: edge(k + 1),
+                pixels: bin.map_or(0, |bin| bin.count),
+                confidence: bin.map(|bin| bin.confidence),
+                accuracy: bin.map(|bin| bin.accuracy),
+            })
+            .collect()
+    }
+
     /// Expected calibration error Σ share · gap; `None` if nothing was counted.
     pub fn ece(&self) -> Option<f64> {
         self.some(self.gaps().map(|(share, gap)| share * gap).sum())
@@ -193,12 +234,17 @@ impl Bins {
         (self.pixels() > 0).then_some(value)
     }
 
-    /// Bin k is `[k/n, (k+1)/n)`. p·n may round across an edge, so the edges themselves decide.
-    fn index(&self, p: f64) -> usize {
-        let n = match self.top {
+    /// The number of bins of equal width.
+    fn equal(&self) -> usize {
+        match self.top {
             Top::Closed => self.count.len(),
             Top::OwnBin => self.count.len() - 1,
-        };
+        }
+    }
+
+    /// Bin k is `[k/n, (k+1)/n)`. p·n may round across an edge, so the edges themselves decide.
+    fn index(&self, p: f64) -> usize {
+        let n = self.equal();
         let edge = |k: usize| k as f64 / n as f64;
         let mut k = ((p * n as f64) as usize).min(n);
         if k > 0 && p < edge(k) {

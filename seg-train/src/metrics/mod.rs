@@ -8,6 +8,7 @@
 //! | Dice, Jaccard, precision, recall | paper, II-E | [`overlap`] |
 //! | NLL over all classes (proper) and over the foreground alone (as the authors' evaluation has it), Brier | Eq. 1, Eq. 11 | [`scores`] |
 //! | ECE, MCE, ACE | Guo et al. 2017; Nixon et al. 2019 | [`calibration`] |
+//! | the counts at many softmax thresholds | Eq. 10 | [`thresholds`] |
 //! | a row an image | | [`image`] |
 //! | means with 95 % intervals, pooled ECE | | [`summary`] |
 
@@ -16,12 +17,14 @@ pub mod image;
 pub mod overlap;
 pub mod scores;
 pub mod summary;
+pub mod thresholds;
 
-pub use calibration::{Bins, Top};
+pub use calibration::{Bins, ReliabilityBin, Top};
 pub use image::{ImageRow, MetricsConfig};
 pub use overlap::{Confusion, EmptyMask, Rule, Threshold};
 pub use scores::Scores;
 pub use summary::{Evaluation, Line, Summary};
+pub use thresholds::{ImageThresholds, ThresholdSweep};
 
 use crate::raster::{IGNORE, NO_CLASS};
 use anyhow::{Result, bail};

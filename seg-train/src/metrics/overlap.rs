@@ -165,6 +165,24 @@ impl Confusion {
         self.ratio(self.tp, self.tp + self.fn_, empty)
     }
 
+    /// F-β (1 + β²)TP / ((1 + β²)TP + β²·FN + FP): the harmonic mean of precision and recall in which recall weighs β² times
+    /// as much (van Rijsbergen 1979); β = 1 is [`dice`](Self::dice).
+    ///
+    /// ```
+    /// use seg_train::metrics::{Confusion, EmptyMask};
+    /// let c = Confusion { tp: 4, fp: 4, fn_: 1, tn: 0 };
+    /// assert_eq!(c.f_beta(2.0, EmptyMask::Skip), Some(20.0 / 28.0));
+    /// assert_eq!(c.f_beta(1.0, EmptyMask::Skip), c.dice(EmptyMask::Skip));
+    /// ```
+    pub fn f_beta(&self, beta: f64, empty: EmptyMask) -> Option<f64> {
+        if self.tp + self.fp + self.fn_ == 0 {
+            return self.ratio(0, 0, empty);
+        }
+        let (square, [tp, fp, fn_]) = (beta * beta, [self.tp, self.fp, self.fn_].map(|c| c as f64));
+        let right = (1.0 + square) * tp;
+        Some(right / (right + square * fn_ + fp))
+    }
+
     /// Specificity TN / (TN + FP).
     pub fn specificity(&self, empty: EmptyMask) -> Option<f64> {
         self.ratio(self.tn, self.tn + self.fp, empty)

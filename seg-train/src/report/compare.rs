@@ -289,6 +289,8 @@ mod tests {
         Evaluated {
             report,
             rows: evaluation.rows().to_vec(),
+            thresholds: Vec::new(),
+            reliability: Vec::new(),
             shown: Vec::new(),
             examples: Vec::new(),
         }

@@ -266,8 +266,23 @@ pub fn run_folder(out: &Path, run: &str) -> PathBuf {
     out.join("runs").join(run)
 }
 
+/// An experiment without where its data set lies: one of known layout is the same wherever it was unpacked to, which its
+/// names of images, kept in `split.json`, bear out.
+fn anywhere(experiment: &Experiment) -> Experiment {
+    let mut same = experiment.clone();
+    if same.data.kind.row().name != "folder" {
+        same.data.path = PathBuf::new();
+    }
+    same
+}
+
+/// Whether two experiments are the same wherever the data set lies.
+pub fn is_same(one: &Experiment, other: &Experiment) -> bool {
+    anywhere(one) == anywhere(other)
+}
+
 /// The name of a run's folder: data set, loss, seed, and eight digits that differ where anything else of the experiment
-/// does.
+/// does, but for where a known data set lies.
 fn name(experiment: &Experiment) -> Result<String> {
     let spec = experiment.loss_spec()?;
     let gamma = spec
@@ -278,7 +293,7 @@ fn name(experiment: &Experiment) -> Result<String> {
         experiment.data.kind,
         spec.name(),
         experiment.seed,
-        fingerprint(experiment.to_toml()?.as_bytes())
+        fingerprint(anywhere(experiment).to_toml()?.as_bytes())
     ))
 }
 

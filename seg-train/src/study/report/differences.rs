@@ -38,9 +38,11 @@ impl Differences {
         let mut wanted: Vec<(usize, usize)> = (0..grid.losses.len())
             .filter_map(|loss| grid.compared_with(loss).map(|base| (loss, base)))
             .collect();
-        wanted.extend(grid.claims.iter().filter_map(|claim| {
-            Some((grid.position(&claim.loss)?, grid.position(&claim.than)?))
-        }));
+        wanted.extend(
+            grid.claims.iter().filter_map(|claim| {
+                Some((grid.position(&claim.loss)?, grid.position(&claim.than)?))
+            }),
+        );
         wanted.sort_unstable();
         wanted.dedup();
         let mut all = BTreeMap::new();

@@ -103,7 +103,10 @@ impl Progress {
                 Vec::new()
             },
             epochs: log.len(),
-            best_epoch: log.iter().rfind(|line| line.best).map_or(0, |line| line.epoch),
+            best_epoch: log
+                .iter()
+                .rfind(|line| line.best)
+                .map_or(0, |line| line.epoch),
             seconds: log.iter().map(|line| line.seconds).sum(),
             record: folder.record()?,
         })))
@@ -146,7 +149,8 @@ impl<'a> Group<'a> {
                 groups.len() - 1
             });
             groups[place].cells.push(cell);
-            if let (Some(run), Some(finished)) = (plan.run(&cell.run), results.finished(&cell.run)) {
+            if let (Some(run), Some(finished)) = (plan.run(&cell.run), results.finished(&cell.run))
+            {
                 groups[place].runs.push((run, finished));
             }
         }
@@ -175,10 +179,7 @@ impl<'a> Group<'a> {
     }
 
     /// The values of a column of the table of images.
-    pub(super) fn column(
-        &self,
-        read: fn(&ImageRow) -> Option<f64>,
-    ) -> BTreeMap<ImageKey, f64> {
+    pub(super) fn column(&self, read: fn(&ImageRow) -> Option<f64>) -> BTreeMap<ImageKey, f64> {
         self.values(|finished, place| read(&finished.rows[place]))
     }
 }

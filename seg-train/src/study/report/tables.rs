@@ -21,7 +21,11 @@ const RESAMPLES: usize = 10_000;
 
 /// A column of the paper's tables by the name that tells what it is.
 pub(super) fn heading(column: &str) -> String {
-    let arrow = if ImageRow::more_is_better(column) { "↑" } else { "↓" };
+    let arrow = if ImageRow::more_is_better(column) {
+        "↑"
+    } else {
+        "↓"
+    };
     let name = match column {
         "nll_foreground" => "NLL (foreground, the paper's)",
         "nll" => "NLL (proper)",
@@ -57,7 +61,10 @@ pub(super) fn label(grid: &Grid, group: &Group<'_>) -> String {
 
 /// The paper's numbers that stand beside a group: its own data set's, or those of the one that it stands in for.
 fn numbers<'a>(grid: &'a Grid, group: &Group<'_>) -> Option<&'a Numbers> {
-    let data = grid.stand_in.get(group.data).map_or(group.data, String::as_str);
+    let data = grid
+        .stand_in
+        .get(group.data)
+        .map_or(group.data, String::as_str);
     grid.numbers
         .iter()
         .find(|row| row.data == data && grid.position(&row.loss) == Some(group.loss))
@@ -83,7 +90,11 @@ fn recipe(group: &Group<'_>) -> String {
             (least, _) => least.unwrap_or_default().to_string(),
         }
     };
-    let seeds: Vec<String> = group.runs.iter().map(|(run, _)| run.experiment.seed.to_string()).collect();
+    let seeds: Vec<String> = group
+        .runs
+        .iter()
+        .map(|(run, _)| run.experiment.seed.to_string())
+        .collect();
     let kind = run
         .reduced
         .as_ref()
@@ -134,7 +145,12 @@ pub(super) fn means(
                 .iter()
                 .find(|missing| &missing.data == data)
                 .map_or_else(String::new, |missing| missing.why.clone());
-            let mut cells = vec![Cell::new(data), Cell::new("all"), Cell::new("here"), Cell::default()];
+            let mut cells = vec![
+                Cell::new(data),
+                Cell::new("all"),
+                Cell::new("here"),
+                Cell::default(),
+            ];
             cells.extend(COLUMNS.map(|_| Cell::default().kind(Kind::NotRun)));
             cells.push(Cell::new(why));
             rows.push(Row::of(cells).group());
@@ -153,7 +169,9 @@ pub(super) fn means(
         .stand_in
         .iter()
         .filter(|(data, _)| grid.data.contains(data))
-        .map(|(data, of)| format!("the paper has no {data}: its numbers of {of} stand beside it, of other images"))
+        .map(|(data, of)| {
+            format!("the paper has no {data}: its numbers of {of} stand beside it, of other images")
+        })
         .collect();
     let mut notes = vec![
         "Mean over the test images and its 95 % interval: ours by Student's t, the paper's as printed. Rounded to what the interval supports. Bold: the best mean of ours on the data set.".to_owned(),
@@ -174,8 +192,15 @@ pub(super) fn means(
 
 /// The title of a table of a grid.
 fn title(grid: &Grid, what: &str) -> String {
-    let paper = grid.paper.as_ref().map_or(String::new(), |paper| format!("{paper}: "));
-    let what = if what.is_empty() { String::new() } else { format!(": {what}") };
+    let paper = grid
+        .paper
+        .as_ref()
+        .map_or(String::new(), |paper| format!("{paper}: "));
+    let what = if what.is_empty() {
+        String::new()
+    } else {
+        format!(": {what}")
+    };
     format!("{paper}{}{what}", grid.title)
 }
 
@@ -213,9 +238,16 @@ fn ours(
         }
         let here = mean(&values);
         let mut cell = Cell::new(rounded(here, interval(&values).map(|interval| interval.t)));
-        let others = of_data.iter().map(|other| values_of(other)).filter(|v| !v.is_empty());
+        let others = of_data
+            .iter()
+            .map(|other| values_of(other))
+            .filter(|v| !v.is_empty());
         let better = |other: f64| {
-            if ImageRow::more_is_better(name) { other > here } else { other < here }
+            if ImageRow::more_is_better(name) {
+                other > here
+            } else {
+                other < here
+            }
         };
         if !others.map(|values| mean(&values)).any(better) {
             cell = cell.strong();
@@ -240,7 +272,11 @@ fn ours(
     let missing = group.cells.len() - group.runs.len();
     let mut recipe = recipe(group);
     if missing > 0 {
-        recipe = format!("{recipe}; {missing} of {} seeds: {}", group.cells.len(), not_run(&group.cells, results));
+        recipe = format!(
+            "{recipe}; {missing} of {} seeds: {}",
+            group.cells.len(),
+            not_run(&group.cells, results)
+        );
     }
     cells.push(Cell::new(recipe));
     cells
@@ -259,9 +295,11 @@ fn theirs(grid: &Grid, group: &Group<'_>, paper: &Numbers) -> Vec<Cell> {
         Cell::default(),
     ];
     cells.extend(COLUMNS.map(|name| {
-        paper.of(name).map_or_else(Cell::default, |[mean, low, high]| {
-            Cell::new(format!("{mean:.3} ({low:.3} to {high:.3})"))
-        })
+        paper
+            .of(name)
+            .map_or_else(Cell::default, |[mean, low, high]| {
+                Cell::new(format!("{mean:.3} ({low:.3} to {high:.3})"))
+            })
     }));
     cells.push(Cell::new("as printed"));
     cells
@@ -292,7 +330,11 @@ pub(super) fn values(planned: &PlannedGrid, groups: &[Group<'_>]) -> String {
                 mean(&values).to_string(),
                 interval.map_or(String::new(), |interval| interval.sd.to_string()),
             ];
-            for ends in [of(|interval| interval.normal), of(|interval| interval.t), bootstrap] {
+            for ends in [
+                of(|interval| interval.normal),
+                of(|interval| interval.t),
+                bootstrap,
+            ] {
                 record.extend(match ends {
                     Some(ends) => ends.map(|end| end.to_string()),
                     None => [String::new(), String::new()],
@@ -327,16 +369,24 @@ pub(super) fn comparisons(
                     continue;
                 };
                 let difference = &tested.difference;
-                let effect = |value: Option<f64>| value.map_or_else(|| "–".into(), |value| rounded(value, None));
+                let effect = |value: Option<f64>| {
+                    value.map_or_else(|| "–".into(), |value| rounded(value, None))
+                };
                 let mut row = Row::of([
                     Cell::new(group.data),
-                    Cell::new(format!("{} − {}", label(grid, group), grid.losses[base].name)),
+                    Cell::new(format!(
+                        "{} − {}",
+                        label(grid, group),
+                        grid.losses[base].name
+                    )),
                     Cell::new(metric(name)),
                     Cell::new(difference.images.to_string()),
-                    Cell::new(difference.mean.as_ref().map_or_else(
-                        || "–".into(),
-                        |mean| rounded(mean.mean, Some(mean.t)),
-                    )),
+                    Cell::new(
+                        difference
+                            .mean
+                            .as_ref()
+                            .map_or_else(|| "–".into(), |mean| rounded(mean.mean, Some(mean.t))),
+                    ),
                     Cell::new(p_value(difference.signed_rank)),
                     Cell::new(p_value(tested.signed_rank_holm)),
                     Cell::new(p_value(difference.rank_sum)),
@@ -378,6 +428,8 @@ pub(super) fn comparisons(
 #[derive(Clone, Debug)]
 pub(super) struct Decided {
     pub(super) sentence: String,
+    /// The two losses, as a difference.
+    pub(super) pair: String,
     pub(super) data: String,
     pub(super) column: &'static str,
     pub(super) verdict: Option<Verdict>,
@@ -388,11 +440,7 @@ pub(super) struct Decided {
 }
 
 /// Every claim of a grid on every data set, by both NLLs where it is about NLL.
-pub(super) fn decide(
-    grid: &Grid,
-    groups: &[Group<'_>],
-    differences: &Differences,
-) -> Vec<Decided> {
+pub(super) fn decide(grid: &Grid, groups: &[Group<'_>], differences: &Differences) -> Vec<Decided> {
     let mut decided = Vec::new();
     for claim in &grid.claims {
         let (Some(loss), Some(than)) = (grid.position(&claim.loss), grid.position(&claim.than))
@@ -406,23 +454,31 @@ pub(super) fn decide(
                 .filter(|group| group.data == data && group.loss == loss)
                 .collect();
             for &column in claim.metric.columns() {
-                let mut push = |setting: Option<&str>, tested: Option<&super::differences::Tested>| {
-                    let interval = tested.and_then(|tested| tested.difference.mean.as_ref());
-                    decided.push(Decided {
-                        sentence: sentence(grid, claim, column, loss, than, setting),
-                        data: data.clone(),
-                        column,
-                        verdict: tested.map(|tested| {
-                            claim.verdict(interval.map(|interval| interval.t), tested.signed_rank_holm)
-                        }),
-                        difference: tested.map(|_| {
-                            let mean = interval.map_or(f64::NAN, |interval| interval.mean);
-                            (mean, interval.map(|interval| interval.t))
-                        }),
-                        p: tested.map(|tested| tested.signed_rank_holm),
-                        paper: in_paper(grid, claim, data),
-                    });
-                };
+                let mut push =
+                    |setting: Option<&str>, tested: Option<&super::differences::Tested>| {
+                        let interval = tested.and_then(|tested| tested.difference.mean.as_ref());
+                        decided.push(Decided {
+                            sentence: sentence(grid, claim, column, loss, than, setting),
+                            pair: format!(
+                                "{} − {}",
+                                grid.losses[loss].name, grid.losses[than].name
+                            ),
+                            data: data.clone(),
+                            column,
+                            verdict: tested.map(|tested| {
+                                claim.verdict(
+                                    interval.map(|interval| interval.t),
+                                    tested.signed_rank_holm,
+                                )
+                            }),
+                            difference: tested.map(|_| {
+                                let mean = interval.map_or(f64::NAN, |interval| interval.mean);
+                                (mean, interval.map(|interval| interval.t))
+                            }),
+                            p: tested.map(|tested| tested.signed_rank_holm),
+                            paper: in_paper(grid, claim, data),
+                        });
+                    };
                 if of_data.is_empty() {
                     push(None, None);
                 }
@@ -467,7 +523,11 @@ fn in_paper(grid: &Grid, claim: &Claim, data: &str) -> String {
     match own.or_else(other) {
         Some((of, p)) => {
             // The paper gives 0.05 where it says no more than p < 0.05.
-            let p = if p == SIGNIFICANT { "p < 0.05".into() } else { format!("p = {}", p_value(p)) };
+            let p = if p == SIGNIFICANT {
+                "p < 0.05".into()
+            } else {
+                format!("p = {}", p_value(p))
+            };
             format!("{}: {p} on {of}", claim.section)
         }
         None => claim.section.clone(),
@@ -489,10 +549,11 @@ pub(super) fn claims(name: &str, title: String, decided: &[Decided]) -> Table {
             Cell::new(&claim.sentence),
             Cell::new(&claim.data),
             verdict,
-            Cell::new(claim.difference.map_or_else(
-                String::new,
-                |(mean, interval)| rounded(mean, interval),
-            )),
+            Cell::new(
+                claim
+                    .difference
+                    .map_or_else(String::new, |(mean, interval)| rounded(mean, interval)),
+            ),
             Cell::new(claim.p.map_or_else(String::new, p_value)),
             Cell::new(&claim.paper),
         ]);

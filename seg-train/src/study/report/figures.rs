@@ -1,0 +1,584 @@
+//! The figures of the paper, from the runs at hand.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+
+use super::{
+    results::Group,
+    tables::{label, metric},
+};
+use crate::{
+    batches::Images,
+    data::Dataset,
+    evaluate::{foreground, load, predict},
+    metrics::{Confusion, EmptyMask},
+    preprocess::Prepared,
+    report::{
+        document::{Cell, Column, Row, Table, rounded},
+        page::{Block, Picture, PictureRow, Pictures},
+        pictures::{self, errors_legend, mask_legend},
+        plot::{
+            Axis, Bin, Bins, Estimate, Histogram, Intervals, Lines, Point, Reliability, Series,
+            histogram, intervals, lines, reliability,
+        },
+    },
+    run_folder::RunFolder,
+    stats::MeanInterval,
+    study::{
+        Compare, Grid, Show,
+        plan::{PlannedGrid, PlannedRun, run_folder},
+    },
+};
+
+/// Networks at work on single images, each image of each run looked at once.
+pub(super) struct Predictions<'a> {
+    out: &'a std::path::Path,
+    known: BTreeMap<(String, usize), (Prepared, Vec<f32>)>,
+}
+
+impl<'a> Predictions<'a> {
+    pub(super) fn new(out: &'a std::path::Path) -> Self {
+        Self {
+            out,
+            known: BTreeMap::new(),
+        }
+    }
+
+    /// A test image by its place, and the foreground's probability at network size.
+    fn of(&mut self, run: &PlannedRun, place: usize) -> Result<&(Prepared, Vec<f32>)> {
+        let key = (run.name.clone(), place);
+        if !self.known.contains_key(&key) {
+            let experiment = &run.experiment;
+            let device = experiment.open_device()?;
+            let folder = RunFolder::open(&run_folder(self.out, &run.name))?;
+            let unet = load(&folder, experiment, &device)?;
+            let data = Dataset::open(&experiment.data, experiment.seed)?
+                .at_size(experiment.preprocess.size);
+            let images = Images::new(&data, &experiment.preprocess);
+            let index = *data.split.test.get(place).with_context(|| {
+                format!("{} has lost test images since its runs", experiment.data)
+            })?;
+            let prepared = images.get(index)?;
+            let p = predict(&unet, &prepared.image, &device)?;
+            self.known
+                .insert(key.clone(), (prepared, foreground(&p, data.classes)));
+        }
+        Ok(&self.known[&key])
+    }
+}
+
+/// The rule by which a figure's image is chosen, so that nobody chooses it.
+pub(super) const CHOICE: &str =
+    "the test image whose Dice is the median under the first loss with the first seed";
+
+/// The place of that image in the test set.
+fn median_image(group: &Group<'_>) -> Option<usize> {
+    let (_, finished) = group.runs.first()?;
+    let mut order: Vec<usize> = (0..finished.rows.len()).collect();
+    let dice = |&place: &usize| finished.rows[place].dice.unwrap_or(0.0);
+    order.sort_by(|a, b| dice(a).total_cmp(&dice(b)));
+    order.get(order.len().saturating_sub(1) / 2).copied()
+}
+
+/// The groups of a data set that have their first seed, which figures are drawn from.
+fn drawable<'a, 'b>(groups: &'b [Group<'a>], data: &str) -> Vec<&'b Group<'a>> {
+    let has_first = |group: &&Group<'_>| match (group.cells.first(), group.runs.first()) {
+        (Some(cell), Some((run, _))) => cell.run == run.name,
+        _ => false,
+    };
+    groups
+        .iter()
+        .filter(|group| group.data == data)
+        .filter(has_first)
+        .collect()
+}
+
+/// A figure of the paper, a block or more a data set; what cannot be drawn is said.
+pub(super) fn figure(
+    planned: &PlannedGrid,
+    groups: &[Group<'_>],
+    predictions: &mut Predictions<'_>,
+) -> Result<Vec<Block>> {
+    let grid = &planned.grid;
+    let mut blocks = Vec::new();
+    if grid.show == Show::HeatMaps {
+        blocks.push(heat_maps(planned, groups, predictions)?);
+        return Ok(blocks);
+    }
+    for data in &grid.data {
+        let groups = drawable(groups, data);
+        let Some(place) = groups.first().and_then(|group| median_image(group)) else {
+            blocks.push(Block::Text(format!("Not run: {data}.")));
+            continue;
+        };
+        let mut at = At {
+            grid,
+            name: format!("{}-{data}", planned.name),
+            data,
+            groups,
+            place,
+            predictions,
+        };
+        blocks.extend(match grid.show {
+            Show::Pipeline => at.pipeline()?,
+            Show::Histograms => at.histograms()?,
+            Show::Thresholds => at.thresholds()?,
+            Show::Table | Show::HeatMaps => Vec::new(),
+        });
+    }
+    Ok(blocks)
+}
+
+/// One data set of a figure.
+struct At<'a, 'b> {
+    grid: &'a Grid,
+    name: String,
+    data: &'a str,
+    groups: Vec<&'a Group<'a>>,
+    place: usize,
+    predictions: &'a mut Predictions<'b>,
+}
+
+impl At<'_, '_> {
+    fn look(&mut self, group: &Group<'_>) -> Result<(Prepared, Vec<f32>)> {
+        let (run, _) = group.runs.first().context("a group without runs")?;
+        Ok(self.predictions.of(run, self.place)?.clone())
+    }
+
+    fn caption(&self, what: &str, id: &str) -> String {
+        format!("{what} {} ({}), {CHOICE}.", id, self.data)
+    }
+
+    /// Figure 1: image, truth, prediction, errors, heat map; a row a loss.
+    fn pipeline(&mut self) -> Result<Vec<Block>> {
+        let mut rows = Vec::new();
+        let mut id = String::new();
+        for group in self.groups.clone() {
+            let (seen, p) = self.look(group)?;
+            let name = label(self.grid, group);
+            let [width, height] = [seen.labels.width, seen.labels.height];
+            let predicted = crate::raster::Labels {
+                data: p.iter().map(|&p| u8::from(p > 0.5)).collect(),
+                ..seen.labels
+            };
+            rows.push(PictureRow {
+                label: name.clone(),
+                cells: vec![
+                    Some(Picture::new(
+                        pictures::image(&seen.image),
+                        format!("Image {}", seen.id),
+                    )),
+                    Some(Picture::new(
+                        pictures::mask(&seen.labels),
+                        format!("Truth of {}", seen.id),
+                    )),
+                    Some(Picture::new(
+                        pictures::mask(&predicted),
+                        format!("Mask predicted by {name}"),
+                    )),
+                    Some(Picture::new(
+                        pictures::errors(&seen.image, &p, 0.5, &seen.labels),
+                        format!("False positives and false negatives of {name}"),
+                    )),
+                    Some(Picture::new(
+                        pictures::heat(&p, width, height),
+                        format!("Softmax probabilities of {name}"),
+                    )),
+                ],
+            });
+            id = seen.id;
+        }
+        let columns = ["Image", "Truth", "Prediction, p > ½", "Errors", "Heat map"];
+        Ok(vec![Block::Pictures(Pictures {
+            id: self.name.clone(),
+            caption: self.caption("From image to prediction to heat map:", &id),
+            columns: columns.map(Into::into).into(),
+            rows,
+            legend: errors_legend(),
+            colour_bar: true,
+        })])
+    }
+
+    /// Figure 2: heat maps, and below them histograms, a column a loss.
+    fn histograms(&mut self) -> Result<Vec<Block>> {
+        let mut columns = vec!["Image".to_owned(), "Truth".to_owned()];
+        let mut cells = Vec::new();
+        let mut counted = Vec::new();
+        let mut id = String::new();
+        for group in self.groups.clone() {
+            let (seen, p) = self.look(group)?;
+            let name = label(self.grid, group);
+            let [width, height] = [seen.labels.width, seen.labels.height];
+            if cells.is_empty() {
+                cells.push(Some(Picture::new(
+                    pictures::image(&seen.image),
+                    format!("Image {}", seen.id),
+                )));
+                cells.push(Some(Picture::new(
+                    pictures::mask(&seen.labels),
+                    format!("Truth of {}", seen.id),
+                )));
+            }
+            cells.push(Some(Picture::new(
+                pictures::heat(&p, width, height),
+                format!("Softmax probabilities, {name}"),
+            )));
+            columns.push(name.clone());
+            let mut counts = vec![0_u64; HISTOGRAM_BINS];
+            for &p in &p {
+                let bin = (f64::from(p) * HISTOGRAM_BINS as f64) as usize;
+                counts[bin.min(HISTOGRAM_BINS - 1)] += 1;
+            }
+            counted.push((name, counts));
+            id = seen.id;
+        }
+        let top = counted.iter().flat_map(|(_, counts)| counts).max().copied();
+        let plots = counted
+            .into_iter()
+            .enumerate()
+            .map(|(number, (name, counts))| {
+                histogram(&Histogram {
+                    id: format!("{}-histogram-{number}", self.name),
+                    title: name,
+                    x: Axis::new("softmax probability of the foreground", [0.0, 1.0]),
+                    y_title: "pixels".into(),
+                    counts,
+                    log: true,
+                    top,
+                })
+            });
+        let plots: Vec<String> = plots.collect();
+        Ok(vec![
+            Block::Pictures(Pictures {
+                id: self.name.clone(),
+                caption: self.caption("Heat maps of", &id),
+                columns,
+                rows: vec![PictureRow {
+                    label: String::new(),
+                    cells,
+                }],
+                legend: mask_legend(),
+                colour_bar: true,
+            }),
+            Block::Plots {
+                id: format!("{}-histograms", self.name),
+                plots,
+                caption: format!(
+                    "The same image's pixels by their softmax probability, {HISTOGRAM_BINS} bins. A bar ten times as high by number is one step of the axis."
+                ),
+            },
+        ])
+    }
+
+    /// Figure 4: recall, precision and Dice by threshold, and what three thresholds make of one image.
+    fn thresholds(&mut self) -> Result<Vec<Block>> {
+        let mut plots = Vec::new();
+        let mut table = BTreeMap::new();
+        for (column, (name, ratio)) in RATIOS.iter().enumerate() {
+            let mut series = Vec::new();
+            for (number, group) in self.groups.iter().enumerate() {
+                let mut points = Vec::new();
+                let (_, first) = group.runs.first().context("a group without runs")?;
+                let marks = first
+                    .thresholds
+                    .first()
+                    .map_or(0, |image| image.counts.len());
+                for mark in 0..marks {
+                    let values: Vec<f64> = group
+                        .values(|finished, place| {
+                            let (_, counts) = finished.thresholds.get(place)?.counts.get(mark)?;
+                            ratio(counts, EmptyMask::Agreement)
+                        })
+                        .into_values()
+                        .collect();
+                    let t = first.thresholds[0].counts[mark].0;
+                    let interval = MeanInterval::of(&values, 0.95).map(|interval| interval.t);
+                    let mean = values.iter().sum::<f64>() / values.len() as f64;
+                    points.push(Point {
+                        x: t,
+                        y: mean,
+                        interval: interval.map(|ends| ends.map(|end| end.clamp(0.0, 1.0))),
+                    });
+                    table.insert((mark, number, column), (t, rounded(mean, interval)));
+                }
+                series.push(Series {
+                    name: label(self.grid, group),
+                    points,
+                });
+            }
+            plots.push(lines(&Lines {
+                id: format!("{}-{}", self.name, name.to_lowercase()),
+                title: (*name).into(),
+                x: Axis::new("softmax threshold T", [0.0, 1.0]),
+                y: Axis::new(format!("{name}, mean over the test images"), [0.0, 1.0]),
+                series,
+            }));
+        }
+        let mut rows = Vec::new();
+        let mut id = String::new();
+        for group in self.groups.clone() {
+            let (seen, p) = self.look(group)?;
+            let name = label(self.grid, group);
+            let mut cells = vec![Some(Picture::new(
+                pictures::image(&seen.image),
+                format!("Image {}", seen.id),
+            ))];
+            cells.extend(SHOWN.map(|t| {
+                Some(Picture::new(
+                    pictures::errors(&seen.image, &p, t, &seen.labels),
+                    format!("False positives and false negatives of {name} at T = {t}"),
+                ))
+            }));
+            rows.push(PictureRow { label: name, cells });
+            id = seen.id;
+        }
+        let mut columns = vec!["Image".to_owned()];
+        columns.extend(SHOWN.map(|t| format!("T = {t}")));
+        let numbers = self.threshold_table(&table);
+        Ok(vec![
+            Block::Plots {
+                id: format!("{}-curves", self.name),
+                plots,
+                caption: format!(
+                    "Recall, precision and Dice by softmax threshold on {}: foreground is where p ≥ T. Bars are 95 % intervals of the mean over the test images.",
+                    self.data
+                ),
+            },
+            Block::Pictures(Pictures {
+                id: self.name.clone(),
+                caption: self.caption("What thresholds make of", &id),
+                columns,
+                rows,
+                legend: errors_legend(),
+                colour_bar: false,
+            }),
+            Block::Table(numbers),
+        ])
+    }
+
+    fn threshold_table(&self, values: &BTreeMap<(usize, usize, usize), (f64, String)>) -> Table {
+        let mut columns = vec![Column::right("T")];
+        for group in &self.groups {
+            let name = label(self.grid, group);
+            columns.extend(RATIOS.map(|(ratio, _)| Column::right(format!("{ratio}, {name}"))));
+        }
+        let mut rows: Vec<Row> = Vec::new();
+        for ((_, number, column), (t, text)) in values {
+            if (*number, *column) == (0, 0) {
+                rows.push(Row::of([Cell::new(format!("{t:.2}"))]));
+            }
+            if let Some(row) = rows.last_mut() {
+                row.cells.push(Cell::new(text));
+            }
+        }
+        Table {
+            name: format!("{}-thresholds", self.name),
+            title: format!("Softmax thresholds on {}", self.data),
+            columns,
+            rows,
+            notes: vec![
+                "Mean over the test images and its 95 % interval by Student's t, at each image's own size.".into(),
+            ],
+        }
+    }
+}
+
+/// Bins of the histograms of softmax values.
+const HISTOGRAM_BINS: usize = 40;
+
+/// The thresholds whose masks Figure 4 shows.
+const SHOWN: [f32; 3] = [0.2, 0.5, 0.8];
+
+/// A ratio of counts, and what it is called.
+type Ratio = (&'static str, fn(&Confusion, EmptyMask) -> Option<f64>);
+
+/// What Figure 4 plots.
+const RATIOS: [Ratio; 3] = [
+    ("Recall", Confusion::recall),
+    ("Precision", Confusion::precision),
+    ("Dice", Confusion::dice),
+];
+
+/// Figure 3: a row a data set; image, truth, heat map a loss.
+fn heat_maps(
+    planned: &PlannedGrid,
+    groups: &[Group<'_>],
+    predictions: &mut Predictions<'_>,
+) -> Result<Block> {
+    let grid = &planned.grid;
+    let mut columns = vec!["Image".to_owned(), "Truth".to_owned()];
+    for setting in grid.setting_names() {
+        columns.extend(grid.losses.iter().map(|entry| match setting {
+            Some(setting) => format!("{}, {setting}", entry.name),
+            None => entry.name.clone(),
+        }));
+    }
+    let mut rows = Vec::new();
+    let mut left_out = Vec::new();
+    for data in &grid.data {
+        let of_data = drawable(groups, data);
+        let Some(place) = of_data.first().and_then(|group| median_image(group)) else {
+            left_out.push(data.as_str());
+            continue;
+        };
+        let mut cells: Vec<Option<Picture>> = vec![None; columns.len()];
+        let mut id = String::new();
+        for group in of_data {
+            let Some((run, _)) = group.runs.first() else {
+                continue;
+            };
+            let (seen, p) = predictions.of(run, place)?;
+            let name = label(grid, group);
+            cells[0] = Some(Picture::new(
+                pictures::image(&seen.image),
+                format!("Image {}", seen.id),
+            ));
+            cells[1] = Some(Picture::new(
+                pictures::mask(&seen.labels),
+                format!("Truth of {}", seen.id),
+            ));
+            if let Some(column) = columns.iter().position(|column| *column == name) {
+                cells[column] = Some(Picture::new(
+                    pictures::heat(p, seen.labels.width, seen.labels.height),
+                    format!("Softmax probabilities of {} by {name}", seen.id),
+                ));
+            }
+            id.clone_from(&seen.id);
+        }
+        rows.push(PictureRow {
+            label: format!("{data}: {id}"),
+            cells,
+        });
+    }
+    let not_run = if left_out.is_empty() {
+        String::new()
+    } else {
+        format!(" Not run: {}.", left_out.join(", "))
+    };
+    Ok(Block::Pictures(Pictures {
+        id: planned.name.clone(),
+        caption: format!(
+            "Image, truth and heat map of each loss; of each data set {CHOICE}.{not_run}"
+        ),
+        columns,
+        rows,
+        legend: mask_legend(),
+        colour_bar: true,
+    }))
+}
+
+/// Reliability diagrams of a grid: a plot a data set, or a data set and pair of losses where each stands beside its plain self.
+pub(super) fn reliabilities(planned: &PlannedGrid, groups: &[Group<'_>]) -> Option<Block> {
+    let grid = &planned.grid;
+    let mut plots = Vec::new();
+    for data in &grid.data {
+        let of_data: Vec<&Group<'_>> = groups
+            .iter()
+            .filter(|group| group.data == data && !group.runs.is_empty())
+            .collect();
+        let families: Vec<Vec<&Group<'_>>> = if grid.compare == Compare::Plain {
+            let mut pairs = Vec::new();
+            for group in &of_data {
+                let base = grid.compared_with(group.loss);
+                let plain = of_data
+                    .iter()
+                    .find(|other| Some(other.loss) == base && other.setting == group.setting);
+                pairs.extend(plain.map(|plain| vec![*plain, *group]));
+            }
+            pairs
+        } else {
+            vec![of_data]
+        };
+        for family in families {
+            let series: Vec<Bins> = family
+                .iter()
+                .filter_map(|group| pooled(grid, group))
+                .collect();
+            if series.is_empty() {
+                continue;
+            }
+            plots.push(reliability(&Reliability {
+                id: format!("{}-reliability-{}", planned.name, plots.len()),
+                title: data.clone(),
+                x_title: "mean predicted probability of the foreground".into(),
+                y_title: "share that is foreground".into(),
+                series,
+            }));
+        }
+    }
+    (!plots.is_empty()).then(|| Block::Plots {
+        id: format!("{}-reliability", planned.name),
+        plots,
+        caption: "Reliability: of the pixels given about the same probability of being foreground, the share that is. On the diagonal a network is calibrated; below it, it is too sure. All test pixels of all seeds together; empty bins are left out. Below each, the pixels of each bin.".into(),
+    })
+}
+
+/// The bins of all seeds of a group as one.
+fn pooled(grid: &Grid, group: &Group<'_>) -> Option<Bins> {
+    let mut sums: Vec<(u64, f64, f64)> = Vec::new();
+    for (_, finished) in &group.runs {
+        sums.resize(sums.len().max(finished.reliability.len()), (0, 0.0, 0.0));
+        for (sum, bin) in sums.iter_mut().zip(&finished.reliability) {
+            let n = bin.pixels as f64;
+            sum.0 += bin.pixels;
+            sum.1 += n * bin.confidence.unwrap_or(0.0);
+            sum.2 += n * bin.accuracy.unwrap_or(0.0);
+        }
+    }
+    if sums.iter().all(|(count, ..)| *count == 0) {
+        return None;
+    }
+    Some(Bins {
+        name: label(grid, group),
+        bins: sums
+            .into_iter()
+            .filter(|(count, ..)| *count > 0)
+            .map(|(count, confidence, observed)| Bin {
+                confidence: confidence / count as f64,
+                observed: observed / count as f64,
+                interval: None,
+                count,
+            })
+            .collect(),
+    })
+}
+
+/// The claims' mean differences as forest plots, one a metric.
+pub(super) fn forests(planned: &PlannedGrid, decided: &[super::tables::Decided]) -> Option<Block> {
+    let mut plots = Vec::new();
+    for column in super::differences::COLUMNS {
+        let mut last = "";
+        let rows: Vec<Estimate> = decided
+            .iter()
+            .filter(|claim| claim.column == column)
+            .filter_map(|claim| {
+                let (estimate, interval) = claim.difference?;
+                let group = claim.data != last && !last.is_empty();
+                last = &claim.data;
+                Some(Estimate {
+                    label: format!("{}: {}", claim.data, claim.pair),
+                    estimate,
+                    interval,
+                    group,
+                })
+            })
+            .collect();
+        if rows.is_empty() {
+            continue;
+        }
+        plots.push(intervals(&Intervals {
+            id: format!("{}-forest-{column}", planned.name),
+            title: metric(column).into(),
+            x_title: format!("mean difference of {}", metric(column)),
+            less: "lower".into(),
+            more: "higher".into(),
+            rows,
+        }));
+    }
+    (!plots.is_empty()).then(|| Block::Plots {
+        id: format!("{}-differences", planned.name),
+        plots,
+        caption: "The differences that the claims are about: mean over the test images with its 95 % interval.".into(),
+    })
+}
