@@ -343,7 +343,12 @@ impl Panel {
             hex(FAINT)
         );
         let small = format!(" font-size=\"{}\" fill=\"{SOFT}\"", n(SMALL));
-        for (value, text) in self.y.ticks((high / 38.0).max(2.0) as usize) {
+        let room = if matches!(self.y, Scale::Log(_)) {
+            24.0
+        } else {
+            38.0
+        };
+        for (value, text) in self.y.ticks((high / room).max(2.0) as usize) {
             let y = self.y(value);
             svg.line((self.left, y), (self.right, y), &grid);
             svg.text(&text, self.left - 6.0, y + 4.0, Anchor::End, &small);
@@ -437,7 +442,7 @@ mod tests {
             texts(Scale::linear([0.0, 1.0]), 5),
             ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
         );
-        assert_eq!(texts(Scale::linear([-0.15, 0.07]), 4), ["−0.10", "0.00"]);
+        assert_eq!(texts(Scale::linear([-0.15, 0.07]), 4), ["−0.1", "0.0"]);
         assert_eq!(
             texts(Scale::linear([0.0, 40.0]), 4),
             ["0", "10", "20", "30", "40"]
