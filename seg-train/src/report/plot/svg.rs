@@ -293,7 +293,8 @@ impl Scale {
             Self::Log([low, high]) => {
                 let first = low.log10().ceil() as i32;
                 let last = (high.log10() + 1e-9).floor() as i32;
-                let every = ((last - first).max(0) as usize / wanted.max(1) + 1) as i32;
+                let span = (last - first).max(1) as usize;
+                let every = span.div_ceil(wanted.max(1)) as i32;
                 (first..=last)
                     .filter(|power| (power - first) % every == 0)
                     .map(|power| {
