@@ -1,3 +1,5 @@
+//! Estimates and their intervals, row by row.
+
 use super::svg::{Anchor, Panel, SMALL, SOFT, Scale, Svg, TEXT, fit, hex, n, width_of};
 use crate::report::{
     colours::{FAINT, INK, SERIES},

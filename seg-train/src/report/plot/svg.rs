@@ -254,7 +254,7 @@ pub(super) enum Scale {
 impl Scale {
     /// A range that is none becomes 0…1.
     pub(super) fn linear([low, high]: [f64; 2]) -> Self {
-        Self::Linear(if low.is_finite() && high.is_finite() && low < high {
+        Self::Linear(if (high - low).is_finite() && low < high {
             [low, high]
         } else {
             [0.0, 1.0]
