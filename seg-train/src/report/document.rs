@@ -162,7 +162,7 @@ impl Cell {
             text = format!("<strong>{text}</strong>");
         }
         if let Some(shape) = self.kind.shape() {
-            text = format!("<span class=\"shape\" aria-hidden=\"true\">{shape}</span> {text}");
+            text = format!("<span class=\"shape\" aria-hidden=\"true\">{shape}</span>\u{a0}{text}");
         }
         if !self.marks.is_empty() {
             let _ = write!(text, "<sup>{}</sup>", html(&self.marks));
@@ -469,9 +469,9 @@ mod tests {
 <caption><span>Dice ↑ &amp; &quot;time&quot; of &lt;losses&gt;</span></caption>
 <thead><tr><th scope=\"col\">loss</th><th scope=\"col\" class=\"right\">γ ≥ 2</th><th scope=\"col\" class=\"right\">time [s]</th><th scope=\"col\">claim</th></tr></thead>
 <tbody>
-<tr class=\"group\"><th scope=\"row\">a|b\nc</th><td class=\"right\"><strong>0.9 ± 0.1</strong><sup>*†</sup></td><td class=\"right time\">12</td><td class=\"holds\"><span class=\"shape\" aria-hidden=\"true\">✓</span> holds</td></tr>
+<tr class=\"group\"><th scope=\"row\">a|b\nc</th><td class=\"right\"><strong>0.9 ± 0.1</strong><sup>*†</sup></td><td class=\"right time\">12</td><td class=\"holds\"><span class=\"shape\" aria-hidden=\"true\">✓</span>\u{a0}holds</td></tr>
 <tr><th scope=\"row\">[x]_1, &quot;y&quot;</th><td class=\"right\">−0.1</td><td class=\"right\"></td><td></td></tr>
-<tr class=\"group\"><th scope=\"row\">100 %</th><td class=\"right\">–</td><td class=\"right\"></td><td class=\"fails\"><span class=\"shape\" aria-hidden=\"true\">✗</span> fails: 3 of 4</td></tr>
+<tr class=\"group\"><th scope=\"row\">100 %</th><td class=\"right\">–</td><td class=\"right\"></td><td class=\"fails\"><span class=\"shape\" aria-hidden=\"true\">✗</span>\u{a0}fails: 3 of 4</td></tr>
 </tbody>
 </table>
 </div>

@@ -265,7 +265,7 @@ impl Block {
                     "<figure class=\"plots\" id=\"{id}\">\n<div class=\"row\">"
                 );
                 for plot in plots {
-                    text.push_str(plot);
+                    let _ = writeln!(text, "<div class=\"scroll\">{}</div>", plot.trim_end());
                 }
                 let _ = writeln!(
                     text,

@@ -10,7 +10,7 @@ use image::{
 
 use super::{
     canvas::Canvas,
-    colours::{self, FOUND, GREEN_FN, IGNORED, INK, LEFT_ALONE, MAGENTA_FP},
+    colours::{self, FAINT, FOUND, GREEN_FN, IGNORED, INK, LEFT_ALONE, MAGENTA_FP},
     page::{COLOUR_BAR, Pictures},
 };
 use crate::raster::{IGNORE, Image, Labels, NO_CLASS};
@@ -182,6 +182,8 @@ impl Sheet<'_> {
         }
         for ((colour, meaning), (x, line)) in self.legend.iter().zip(places) {
             let y = y + line * LINE;
+            // A rim, without which white would be lost on paper.
+            canvas.paste(&RgbImage::from_pixel(14, 14, FAINT), x - 1, y + 2);
             canvas.paste(&RgbImage::from_pixel(12, 12, *colour), x, y + 3);
             let meaning = Canvas::fitted(meaning, 13, width.saturating_sub(3 * GAP + 17))?;
             canvas.text(&meaning, x + 17, y + 2, 13, INK)?;

@@ -216,7 +216,7 @@ pub(super) mod tests {
             group: label.starts_with("DRIVE: Dice"),
         };
         intervals(&Intervals {
-            id: "claims".into(),
+            id: "differences".into(),
             title: "Differences: DSC++ minus DSC".into(),
             x_title: "difference of NLL [nats]".into(),
             less: "DSC++ is lower".into(),

@@ -1,3 +1,5 @@
+//! Counts in bins.
+
 use super::{
     Axis,
     svg::{Look, Panel, Scale, Svg, n},

@@ -1,3 +1,5 @@
+//! Estimates and their intervals, row by row.
+
 use super::svg::{Anchor, Panel, SMALL, SOFT, Scale, Svg, TEXT, fit, hex, n, width_of};
 use crate::report::{
     colours::{FAINT, INK, SERIES},
@@ -122,7 +124,7 @@ fn axis(svg: &mut Svg, panel: &Panel, plot: &Intervals) {
     );
     for (value, text) in panel
         .x
-        .ticks(((panel.right - panel.left) / 64.0).max(2.0) as usize)
+        .ticks(((panel.right - panel.left) / 48.0).max(2.0) as usize)
     {
         let x = panel.x(value);
         svg.line((x, panel.top), (x, panel.bottom), &grid);

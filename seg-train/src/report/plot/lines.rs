@@ -1,3 +1,5 @@
+//! Series with error bars.
+
 use super::{
     Axis,
     svg::{Look, Panel, Scale, Svg, legend_height},

@@ -1,3 +1,5 @@
+//! Predicted probability against what is observed.
+
 use super::svg::{Look, Panel, SOFT, Scale, Svg, legend_height};
 
 /// How often what is predicted with some probability is so: a diagonal where it is just as often.

@@ -254,7 +254,7 @@ pub(super) enum Scale {
 impl Scale {
     /// A range that is none becomes 0…1.
     pub(super) fn linear([low, high]: [f64; 2]) -> Self {
-        Self::Linear(if low.is_finite() && high.is_finite() && low < high {
+        Self::Linear(if (high - low).is_finite() && low < high {
             [low, high]
         } else {
             [0.0, 1.0]
@@ -293,7 +293,8 @@ impl Scale {
             Self::Log([low, high]) => {
                 let first = low.log10().ceil() as i32;
                 let last = (high.log10() + 1e-9).floor() as i32;
-                let every = ((last - first).max(0) as usize / wanted.max(1) + 1) as i32;
+                let span = (last - first).max(1) as usize;
+                let every = span.div_ceil(wanted.max(1)) as i32;
                 (first..=last)
                     .filter(|power| (power - first) % every == 0)
                     .map(|power| {
@@ -343,7 +344,12 @@ impl Panel {
             hex(FAINT)
         );
         let small = format!(" font-size=\"{}\" fill=\"{SOFT}\"", n(SMALL));
-        for (value, text) in self.y.ticks((high / 38.0).max(2.0) as usize) {
+        let room = if matches!(self.y, Scale::Log(_)) {
+            24.0
+        } else {
+            38.0
+        };
+        for (value, text) in self.y.ticks((high / room).max(2.0) as usize) {
             let y = self.y(value);
             svg.line((self.left, y), (self.right, y), &grid);
             svg.text(&text, self.left - 6.0, y + 4.0, Anchor::End, &small);
@@ -437,7 +443,7 @@ mod tests {
             texts(Scale::linear([0.0, 1.0]), 5),
             ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
         );
-        assert_eq!(texts(Scale::linear([-0.15, 0.07]), 4), ["−0.10", "0.00"]);
+        assert_eq!(texts(Scale::linear([-0.15, 0.07]), 4), ["−0.1", "0.0"]);
         assert_eq!(
             texts(Scale::linear([0.0, 40.0]), 4),
             ["0", "10", "20", "30", "40"]
