@@ -326,14 +326,22 @@ impl Pictures {
             identifier(&self.id),
             html(&self.caption)
         );
-        text.push_str("<thead><tr><td></td>");
+        let labelled = self.rows.iter().any(|row| !row.label.is_empty());
+        text.push_str(if labelled {
+            "<thead><tr><td></td>"
+        } else {
+            "<thead><tr>"
+        });
         for column in &self.columns {
             let _ = write!(text, "<th scope=\"col\">{}</th>", html(column));
         }
         text.push_str("</tr></thead>\n<tbody>\n");
         let shown = self.shown_width();
         for row in &self.rows {
-            let _ = write!(text, "<tr><th scope=\"row\">{}</th>", html(&row.label));
+            text.push_str("<tr>");
+            if labelled {
+                let _ = write!(text, "<th scope=\"row\">{}</th>", html(&row.label));
+            }
             for place in 0..self.width() {
                 let cell = row.cells.get(place).and_then(Option::as_ref);
                 match cell.and_then(|cell| Some((cell, data_url(&cell.image)?))) {
@@ -392,7 +400,8 @@ impl Pictures {
         cells.max().unwrap_or(0).max(self.columns.len())
     }
 
-    /// Width of every picture on the page, in its pixels: about 200, and whole pixels where pictures are small.
+    /// Width of every picture on the page, in its pixels: about 200, less where that many do not fit beside each other, and
+    /// whole pixels where pictures are small.
     fn shown_width(&self) -> u32 {
         let cells = self.rows.iter().flat_map(|row| &row.cells).flatten();
         let width = cells
@@ -400,10 +409,14 @@ impl Pictures {
             .max()
             .unwrap_or(1)
             .max(1);
-        match width {
-            1..=100 => width * (200 / width),
-            101..=256 => width,
-            _ => width.div_ceil(width.div_ceil(256)),
+        // What a page of 1200 pixels has for each, the rows' labels and the gaps taken off.
+        let room = (1080 / self.width().max(1) as u32).clamp(96, 256);
+        if width <= 100 {
+            width * (room.min(200) / width).max(1)
+        } else if width <= room {
+            width
+        } else {
+            width.div_ceil(width.div_ceil(room))
         }
     }
 }

@@ -265,7 +265,7 @@ impl At<'_, '_> {
                 id: format!("{}-histograms", self.name),
                 plots,
                 caption: format!(
-                    "The same image's pixels by their softmax probability, {HISTOGRAM_BINS} bins. A bar ten times as high by number is one step of the axis."
+                    "The same image's pixels by their softmax probability, {HISTOGRAM_BINS} bins. The vertical axis goes by powers of ten."
                 ),
             },
         ])

@@ -27,7 +27,7 @@ pub(super) fn heading(column: &str) -> String {
         "↓"
     };
     let name = match column {
-        "nll_foreground" => "NLL (foreground, the paper's)",
+        "nll_foreground" => "NLL (foreground)",
         "nll" => "NLL (proper)",
         "brier" => "Brier",
         "dice" => "Dice",
@@ -83,28 +83,41 @@ fn recipe(group: &Group<'_>) -> String {
     let Some((run, _)) = group.runs.first() else {
         return String::new();
     };
-    let span = |of: fn(&super::results::Finished) -> usize| {
-        let values = || group.runs.iter().map(|(_, finished)| of(finished));
-        match (values().min(), values().max()) {
-            (Some(least), Some(most)) if least < most => format!("{least} to {most}"),
-            (least, _) => least.unwrap_or_default().to_string(),
-        }
+    let epochs = || group.runs.iter().map(|(_, finished)| finished.epochs);
+    let epochs = match (epochs().min(), epochs().max()) {
+        (Some(least), Some(most)) if least < most => format!("{least} to {most}"),
+        (least, _) => least.unwrap_or_default().to_string(),
     };
-    let seeds: Vec<String> = group
-        .runs
-        .iter()
-        .map(|(run, _)| run.experiment.seed.to_string())
-        .collect();
-    let kind = run
-        .reduced
-        .as_ref()
-        .map_or_else(|| "in full".into(), |how| format!("reduced: {how}"));
-    format!(
-        "{kind}; {} epochs, best {}; seed {}",
-        span(|finished| finished.epochs),
-        span(|finished| finished.best_epoch),
-        seeds.join(", ")
-    )
+    let kind = if run.reduced.is_some() {
+        "reduced"
+    } else {
+        "in full"
+    };
+    let seeds = match group.runs.len() {
+        1 => String::new(),
+        seeds => format!(", {seeds} seeds"),
+    };
+    format!("{kind}, {epochs} epochs{seeds}")
+}
+
+/// How the rows of a table are reduced, a sentence a kind of reduction.
+fn reductions(groups: &[Group<'_>]) -> Vec<String> {
+    let mut data_by_kind: Vec<(&str, Vec<&str>)> = Vec::new();
+    for group in groups {
+        for (run, _) in &group.runs {
+            let Some(how) = &run.reduced else { continue };
+            let known = data_by_kind.iter_mut().find(|(kind, _)| kind == how);
+            match known {
+                Some((_, data)) if data.contains(&group.data) => {}
+                Some((_, data)) => data.push(group.data),
+                None => data_by_kind.push((how, vec![group.data])),
+            }
+        }
+    }
+    data_by_kind
+        .into_iter()
+        .map(|(how, data)| format!("Reduced, {}: {how}.", data.join(", ")))
+        .collect()
 }
 
 /// Why a cell has no numbers.
@@ -178,6 +191,7 @@ pub(super) fn means(
         format!("* differs from the loss it is compared with: signed-rank test, p < {SIGNIFICANT} after Holm's correction over the table. † rank-sum test as in the paper, p < {SIGNIFICANT}, not corrected."),
         "An image in the test set of several seeds counts once, with the mean of its values.".to_owned(),
     ];
+    notes.extend(reductions(groups));
     if !stand_ins.is_empty() {
         notes.push(format!("Stand-ins: {}.", stand_ins.join("; ")));
     }
