@@ -8,3 +8,4 @@ mod golden;
 mod gradients;
 mod laws;
 mod operations;
+mod study;

@@ -14,7 +14,7 @@ use super::{
     usage, whole,
 };
 use crate::{
-    config::Experiment,
+    config::{Experiment, Preset},
     report::table::align_left,
     study::{
         Grid, Plan, Sources, Wishes, estimate, grids,
@@ -178,6 +178,9 @@ fn study(
 ) -> Result<(), Failure> {
     if args.jobs == 0 || args.slurm.array_limit == Some(0) || args.slurm.cpus == Some(0) {
         return Err(usage("--jobs, --array-limit and --cpus are counted from 1"));
+    }
+    if let Some(preset) = &wishes.preset {
+        preset.parse::<Preset>().map_err(usage)?;
     }
     let wishes = Wishes {
         sources: Sources {

@@ -123,6 +123,12 @@ pub fn make_all(out: &Path, plan: &Plan, jobs: usize, stop: &AtomicBool) -> Resu
             break;
         }
         thread::sleep(Duration::from_millis(100));
+        if stop.load(Ordering::Relaxed) {
+            // A signal to this process alone does not reach the runs; the end of their input does.
+            for job in &mut running {
+                drop(job.child.stdin.take());
+            }
+        }
         let mut still = Vec::new();
         for mut job in running {
             match job.child.try_wait()? {
