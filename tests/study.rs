@@ -73,7 +73,7 @@ fn report(out: &Path) -> BTreeMap<String, Vec<u8>> {
                 bytes =
                     format!("{before}{}", times.split_once("</figure>").unwrap().1).into_bytes();
             }
-            "report.md" => {
+            "report.md" | "tables.md" => {
                 let text = String::from_utf8(bytes).unwrap();
                 let (before, times) = text.split_once("Training time").unwrap();
                 bytes = format!("{before}{}", times.split_once("\n## ").unwrap().1).into_bytes();

@@ -66,6 +66,14 @@ impl Column {
             align: Align::Right,
         }
     }
+
+    /// A column of numbers with something in brackets, which a page shows below them.
+    pub fn stacked(title: impl Into<String>) -> Self {
+        Self {
+            title: title.into(),
+            align: Align::Stacked,
+        }
+    }
 }
 
 /// The side of a column that its text keeps to.
@@ -76,6 +84,9 @@ pub enum Align {
     Left,
     /// For numbers.
     Right,
+    /// For numbers with something in brackets, say an interval, which a page shows below the number, so that more columns
+    /// fit beside each other.
+    Stacked,
 }
 
 /// A row of a [`Table`].
@@ -156,8 +167,13 @@ impl Cell {
         }
     }
 
-    fn html(&self) -> String {
-        let mut text = html(&self.words());
+    fn html(&self, align: Align) -> String {
+        let words = self.words();
+        let (above, below) = match words.split_once(" (") {
+            Some((above, below)) if align == Align::Stacked => (above, Some(below)),
+            _ => (words.as_str(), None),
+        };
+        let mut text = html(above);
         if self.strong {
             text = format!("<strong>{text}</strong>");
         }
@@ -166,6 +182,9 @@ impl Cell {
         }
         if !self.marks.is_empty() {
             let _ = write!(text, "<sup>{}</sup>", html(&self.marks));
+        }
+        if let Some(below) = below {
+            let _ = write!(text, "<span class=\"below\"> ({}</span>", html(below));
         }
         text
     }
@@ -294,9 +313,13 @@ impl Table {
             for (place, (cell, column)) in self.cells(row).zip(&columns).enumerate() {
                 let class = class_of([right(column.align), cell.kind.class()]);
                 let _ = if place == 0 {
-                    write!(text, "<th scope=\"row\"{class}>{}</th>", cell.html())
+                    write!(
+                        text,
+                        "<th scope=\"row\"{class}>{}</th>",
+                        cell.html(column.align)
+                    )
                 } else {
-                    write!(text, "<td{class}>{}</td>", cell.html())
+                    write!(text, "<td{class}>{}</td>", cell.html(column.align))
                 };
             }
             text.push_str("</tr>\n");
@@ -337,7 +360,7 @@ impl Table {
         for column in &columns {
             text.push_str(match column.align {
                 Align::Left => "---|",
-                Align::Right => "---:|",
+                Align::Right | Align::Stacked => "---:|",
             });
         }
         text.push('\n');
@@ -361,7 +384,7 @@ impl Table {
             .iter()
             .map(|column| match column.align {
                 Align::Left => 'l',
-                Align::Right => 'r',
+                Align::Right | Align::Stacked => 'r',
             })
             .collect();
         let titles: Vec<_> = columns.iter().map(|column| latex(&column.title)).collect();
@@ -409,7 +432,7 @@ impl Table {
 }
 
 fn right(align: Align) -> Option<&'static str> {
-    (align == Align::Right).then_some("right")
+    (align != Align::Left).then_some("right")
 }
 
 /// The attribute with the classes there are.
@@ -456,6 +479,30 @@ mod tests {
             ],
             notes: vec!["* p < 0.05".into()],
         }
+    }
+
+    #[test]
+    fn a_page_shows_what_is_in_brackets_below_its_number_and_other_forms_beside_it() {
+        let table = Table {
+            name: "t".into(),
+            title: "t".into(),
+            columns: vec![Column::left("loss (name)"), Column::stacked("NLL")],
+            rows: vec![Row::of([
+                Cell::new("ce (plain)"),
+                Cell::new("0.2 (0.1 to 0.3)").strong().marks("*"),
+            ])],
+            notes: Vec::new(),
+        };
+        let page = table.html();
+        assert!(
+            page.contains(
+                "<th scope=\"row\">ce (plain)</th><td class=\"right\"><strong>0.2</strong><sup>*</sup><span class=\"below\"> (0.1 to 0.3)</span></td>"
+            ),
+            "{page}"
+        );
+        assert!(table.csv().contains("0.2 (0.1 to 0.3)*"));
+        assert!(table.latex().contains("{lr}"));
+        assert!(table.markdown().contains("---:|"));
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub struct Summary {
     pub undone: usize,
 }
 
-/// Writes `report/`: `index.html` with all of it, `report.md`, each table as CSV, Markdown and LaTeX, the numbers of each
+/// Writes `report/`: `index.html` with all of it, `report.md` and, without its figures, `tables.md`, each table as CSV, Markdown and LaTeX, the numbers of each
 /// table of means to their last digit as `NAME-values.csv`, and each figure as SVG or PNG.
 ///
 /// # Errors
@@ -127,6 +127,10 @@ pub fn write(out: &Path, plan: &Plan) -> Result<Summary> {
     }
     page.save_figures(&folder)?;
     write_whole(&folder.join("report.md"), page.markdown().as_bytes())?;
+    write_whole(
+        &folder.join("tables.md"),
+        without_figures(page.clone()).markdown().as_bytes(),
+    )?;
     let path = folder.join("index.html");
     write_whole(&path, page.html().as_bytes())?;
     Ok(Summary {
@@ -134,6 +138,17 @@ pub fn write(out: &Path, plan: &Plan) -> Result<Summary> {
         page: path,
         undone: results.undone(),
     })
+}
+
+/// The page's words and tables alone.
+fn without_figures(mut page: Page) -> Page {
+    let stays = |block: &Block| !matches!(block, Block::Plots { .. } | Block::Pictures(_));
+    page.lead.retain(stays);
+    for section in &mut page.sections {
+        section.blocks.retain(stays);
+    }
+    page.sections.retain(|section| !section.blocks.is_empty());
+    page
 }
 
 /// `Table III`, or a user's grid by its name.
@@ -154,7 +169,15 @@ fn lead(plan: &Plan, results: &Results, tally: Option<Table>) -> Vec<Block> {
             " Reduced: the networks are smaller and trained for less long than the paper's. Beside each row stands how. What holds here need not hold at full size, nor the other way round.",
         );
     }
-    let mut blocks = vec![Block::Text(text), Block::Code(plan.command.join(" "))];
+    let made = format!(
+        "Made by seg-train {} (commit {}) with the command below; nothing on this page was written by hand.",
+        env!("CARGO_PKG_VERSION"),
+        env!("SEG_TRAIN_COMMIT")
+    );
+    let mut blocks = vec![
+        Block::Text(format!("{text}\n\n{made}")),
+        Block::Code(plan.command.join(" ")),
+    ];
     blocks.extend(tally.map(Block::Table));
     if !plan.missing.is_empty() {
         blocks.push(Block::Text(

@@ -145,7 +145,7 @@ pub(super) fn means(
         Column::left("From"),
         Column::right("Images"),
     ];
-    columns.extend(COLUMNS.map(|name| Column::right(heading(name))));
+    columns.extend(COLUMNS.map(|name| Column::stacked(heading(name))));
     columns.push(Column::left("Recipe"));
     let width = columns.len();
     let mut rows = Vec::new();
@@ -384,7 +384,10 @@ pub(super) fn comparisons(
                 };
                 let difference = &tested.difference;
                 let effect = |value: Option<f64>| {
-                    value.map_or_else(|| "–".into(), |value| rounded(value, None))
+                    value.map_or_else(
+                        || "–".into(),
+                        |value| format!("{value:.2}").replace('-', "−"),
+                    )
                 };
                 let mut row = Row::of([
                     Cell::new(group.data),
@@ -587,7 +590,9 @@ pub(super) fn claims(name: &str, title: String, decided: &[Decided]) -> Table {
             Column::left("In the paper"),
         ],
         rows,
-        notes: vec![RULE.into()],
+        notes: vec![
+            "Decided by rule: see “How it was measured”. p is the signed-rank test's, after Holm's correction over the comparisons of the table.".into(),
+        ],
     }
 }
 
