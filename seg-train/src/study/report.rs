@@ -6,6 +6,8 @@ mod differences;
 mod figures;
 mod results;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fs,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use super::results::{Group, pairs};
+use super::results::Group;
 use crate::{
     stats::holm,
     study::{
@@ -56,7 +56,7 @@ impl Differences {
                 };
                 for name in COLUMNS {
                     let Some(read) = column(name) else { continue };
-                    let (x, y) = pairs(&group.column(read), &base_group.column(read));
+                    let (x, y) = group.pairs(base_group, read);
                     if let Some(difference) = Difference::of(&x, &y)? {
                         let setting = group.setting.map(Into::into);
                         let key = (group.data.to_owned(), setting, group.loss, base, name);

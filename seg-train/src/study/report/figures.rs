@@ -285,13 +285,10 @@ impl At<'_, '_> {
                     .first()
                     .map_or(0, |image| image.counts.len());
                 for mark in 0..marks {
-                    let values: Vec<f64> = group
-                        .values(|finished, place| {
-                            let (_, counts) = finished.thresholds.get(place)?.counts.get(mark)?;
-                            ratio(counts, EmptyMask::Agreement)
-                        })
-                        .into_values()
-                        .collect();
+                    let values = group.values(|finished, place| {
+                        let (_, counts) = finished.thresholds.get(place)?.counts.get(mark)?;
+                        ratio(counts, EmptyMask::Agreement)
+                    });
                     let t = first.thresholds[0].counts[mark].0;
                     let interval = MeanInterval::of(&values, 0.95).map(|interval| interval.t);
                     let mean = values.iter().sum::<f64>() / values.len() as f64;

@@ -43,7 +43,7 @@ pub(super) enum Progress {
 
 /// Every run of a plan by its name.
 #[derive(Clone, Debug)]
-pub(super) struct Results(BTreeMap<String, Progress>);
+pub(super) struct Results(pub(super) BTreeMap<String, Progress>);
 
 impl Results {
     pub(super) fn read(out: &Path, plan: &Plan) -> Result<Self> {
@@ -157,39 +157,62 @@ impl<'a> Group<'a> {
         groups
     }
 
-    /// The value of each test image. An image that is in the test set of several seeds counts once, with the mean of its
-    /// values: the image is what varies, not the pair of image and network.
-    pub(super) fn values(
+    /// The value of each test image under each seed that it is tested with.
+    fn all_values(
         &self,
         read: impl Fn(&Finished, usize) -> Option<f64>,
-    ) -> BTreeMap<ImageKey, f64> {
-        let mut all: BTreeMap<ImageKey, Vec<f64>> = BTreeMap::new();
+    ) -> BTreeMap<(ImageKey, u64), f64> {
+        let mut all = BTreeMap::new();
         for (run, finished) in &self.runs {
+            let seed = run.experiment.seed;
             let generated = matches!(run.experiment.data.kind.row().layout, Layout::Generated);
-            let seed = if generated { run.experiment.seed } else { 0 };
             for (place, row) in finished.rows.iter().enumerate() {
                 if let Some(value) = read(finished, place) {
-                    all.entry((seed, row.id.clone())).or_default().push(value);
+                    let key = (if generated { seed } else { 0 }, row.id.clone());
+                    all.insert((key, seed), value);
                 }
             }
         }
-        all.into_iter()
-            .map(|(key, values)| (key, values.iter().sum::<f64>() / values.len() as f64))
-            .collect()
+        all
+    }
+
+    /// The value of each test image. An image that is in the test set of several seeds counts once, with the mean of its
+    /// values: the image is what varies, not the pair of image and network.
+    pub(super) fn values(&self, read: impl Fn(&Finished, usize) -> Option<f64>) -> Vec<f64> {
+        by_image(&self.all_values(read), |_| true)
     }
 
     /// The values of a column of the table of images.
-    pub(super) fn column(&self, read: fn(&ImageRow) -> Option<f64>) -> BTreeMap<ImageKey, f64> {
+    pub(super) fn column(&self, read: fn(&ImageRow) -> Option<f64>) -> Vec<f64> {
         self.values(|finished, place| read(&finished.rows[place]))
+    }
+
+    /// The values of a column that two groups have for the same images under the same seeds, in one order.
+    pub(super) fn pairs(
+        &self,
+        other: &Self,
+        read: fn(&ImageRow) -> Option<f64>,
+    ) -> (Vec<f64>, Vec<f64>) {
+        let of = |group: &Self| group.all_values(|finished, place| read(&finished.rows[place]));
+        let (x, y) = (of(self), of(other));
+        (
+            by_image(&x, |key| y.contains_key(key)),
+            by_image(&y, |key| x.contains_key(key)),
+        )
     }
 }
 
-/// The values that two groups have for the same images, in one order.
-pub(super) fn pairs(
-    x: &BTreeMap<ImageKey, f64>,
-    y: &BTreeMap<ImageKey, f64>,
-) -> (Vec<f64>, Vec<f64>) {
-    x.iter()
-        .filter_map(|(key, x)| y.get(key).map(|y| (*x, *y)))
-        .unzip()
+/// The mean of each image's values, of those that count, in the order of the images.
+fn by_image(
+    values: &BTreeMap<(ImageKey, u64), f64>,
+    counts: impl Fn(&(ImageKey, u64)) -> bool,
+) -> Vec<f64> {
+    let mut images: BTreeMap<&ImageKey, Vec<f64>> = BTreeMap::new();
+    for (key, value) in values.iter().filter(|(key, _)| counts(key)) {
+        images.entry(&key.0).or_default().push(*value);
+    }
+    images
+        .into_values()
+        .map(|values| values.iter().sum::<f64>() / values.len() as f64)
+        .collect()
 }

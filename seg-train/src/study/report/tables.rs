@@ -242,7 +242,7 @@ fn ours(
     let mut numbers = Vec::new();
     for name in COLUMNS {
         let values_of = |group: &Group<'_>| -> Vec<f64> {
-            column(name).map_or_else(Vec::new, |read| group.column(read).into_values().collect())
+            column(name).map_or_else(Vec::new, |read| group.column(read))
         };
         let values = values_of(group);
         images = images.max(values.len());
@@ -327,7 +327,7 @@ pub(super) fn values(planned: &PlannedGrid, groups: &[Group<'_>]) -> String {
     let mut writer = csv::Writer::from_writer(Vec::new());
     for group in groups {
         for (name, read) in ImageRow::COLUMNS {
-            let values: Vec<f64> = group.column(read).into_values().collect();
+            let values = group.column(read);
             if values.is_empty() {
                 continue;
             }
