@@ -589,6 +589,7 @@ fn the_tables_name_every_loss_and_data_set() {
     ] {
         assert!(data.contains(kind), "{kind}");
     }
+    assert!(data.contains("drive.grand-challenge.org") && data.contains("not to be passed on"));
 }
 
 #[test]

@@ -29,6 +29,17 @@ pub(super) fn run() {
         ]);
     }
     print(&align_left(&rows));
+    let mut rows = vec![
+        ["kind", "where it can be had", "terms"]
+            .map(String::from)
+            .to_vec(),
+    ];
+    rows.extend(
+        KINDS
+            .iter()
+            .map(|row| [row.name, row.source, row.terms].map(String::from).to_vec()),
+    );
+    print(&format!("\n{}", align_left(&rows)));
 }
 
 /// The sizes of the split, or its shares where the data set has no published one.
