@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use image::{GrayImage, Luma};
 use tempfile::TempDir;
 
 /// Four runs of a second or two.
@@ -249,6 +250,157 @@ fn a_run_that_fails_is_reported_and_the_others_go_on() {
 }
 
 #[test]
+fn what_killed_a_run_stands_in_the_report() {
+    let home = home(
+        &GRID
+            .replace("epochs = 4", "epochs = 400")
+            .replace("seeds = [0, 1]", "seeds = [0]"),
+    );
+    let mut child = command(home.path(), &["sweep", "grid.toml", "--out", "out"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The processes of the runs, as whatever runs out of memory would end them: both, one after the other.
+    let parent = child.id().to_string();
+    for _ in 0..2000 {
+        if child.try_wait().unwrap().is_some() {
+            break;
+        }
+        Command::new("pkill")
+            .args(["-9", "-P", &parent])
+            .status()
+            .unwrap();
+        thread::sleep(Duration::from_millis(50));
+    }
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(
+        errors.contains("failed: its process ended with signal: 9 (SIGKILL)"),
+        "{errors}"
+    );
+    let page = fs::read_to_string(home.path().join("out/report/index.html")).unwrap();
+    assert!(page.contains("failed: its process ended with signal: 9 (SIGKILL)"));
+}
+
+#[test]
+fn two_programs_never_train_one_run() {
+    let home = home(&GRID.replace("seeds = [0, 1]", "seeds = [0]"));
+    let out = home.path().join("runs/grid/runs");
+    fs::create_dir_all(&out).unwrap();
+    let (said, _) = ends(home.path(), 0, &["sweep", "grid.toml", "--dry-run"]);
+    let name = said
+        .lines()
+        .nth(1)
+        .unwrap()
+        .split_whitespace()
+        .next()
+        .unwrap();
+    let held = fs::File::create(out.join(format!("{name}.lock"))).unwrap();
+    held.lock().unwrap();
+    let (_, errors) = ends(home.path(), 1, &["sweep", "grid.toml"]);
+    assert!(
+        errors.contains(&format!(
+            "{name}: failed: another process works on it; wait for that, or end it"
+        )),
+        "{errors}"
+    );
+    assert!(!out.join(name).exists());
+    drop(held);
+    ends(home.path(), 0, &["sweep", "grid.toml"]);
+}
+
+/// `images/` and `masks/` of a square of class 1 and a stripe of class 2, or of 255 alone.
+fn scans(folder: &Path, count: u32, classes: bool) {
+    for part in ["images", "masks"] {
+        fs::create_dir_all(folder.join(part)).unwrap();
+    }
+    for i in 0..count {
+        let class = |x: u32, y: u32| match (x, y) {
+            (4..12, _) if (5..12).contains(&(y + i % 3)) => 1,
+            (20.., _) => 2,
+            _ => 0_u8,
+        };
+        let image = GrayImage::from_fn(32, 32, |x, y| {
+            Luma([60 + 70 * class(x, y) + ((x * 7 + y * 5 + i) % 13) as u8])
+        });
+        let mask = GrayImage::from_fn(32, 32, |x, y| {
+            Luma([if classes {
+                class(x, y)
+            } else {
+                255 * u8::from(class(x, y) == 1)
+            }])
+        });
+        image.save(folder.join(format!("images/{i}.png"))).unwrap();
+        mask.save(folder.join(format!("masks/{i}.png"))).unwrap();
+    }
+}
+
+const OWN: &str = "title = 'Own'
+data = ['folder:own data']
+losses = ['dice', 'dice++']
+[set]
+recipe.epochs = 2
+preprocess.size = [32, 32]
+unet.width = 4
+unet.depth = 2
+";
+
+#[test]
+fn a_data_set_of_ones_own_has_every_figure_and_changed_data_never_meet_old_results() {
+    let home = home(&format!("show = 'thresholds'\n{OWN}"));
+    let data = home.path().join("own data");
+    scans(&data, 10, false);
+    ends(home.path(), 0, &["sweep", "grid.toml", "--out", "out"]);
+    let before = report(&home.path().join("out"));
+    let page = String::from_utf8_lossy(&before["index.html"]).into_owned();
+    assert!(page.contains("Softmax thresholds on folder:own data"));
+    assert!(
+        before.keys().any(|name| name.ends_with("thresholds.csv")),
+        "{:?}",
+        before.keys()
+    );
+
+    // Another grid in the same folder: nothing of the first report is left beside its own.
+    fs::write(home.path().join("table.toml"), OWN).unwrap();
+    ends(home.path(), 0, &["sweep", "table.toml", "--out", "out"]);
+    let after = report(&home.path().join("out"));
+    assert!(after.contains_key("table.csv"));
+    assert!(
+        !after.keys().any(|name| name.ends_with("thresholds.csv")),
+        "{:?}",
+        after.keys()
+    );
+
+    // Without the data the tables can still be made, and a figure says why it is not drawn.
+    ends(home.path(), 0, &["sweep", "grid.toml", "--out", "out"]);
+    fs::rename(&data, home.path().join("elsewhere")).unwrap();
+    ends(home.path(), 0, &["collect", "out"]);
+    let page = fs::read_to_string(home.path().join("out/report/index.html")).unwrap();
+    assert!(page.contains("Not drawn: folder:own data: there is no folder"));
+
+    // One more image: another split, and the results are of another test set.
+    fs::rename(home.path().join("elsewhere"), &data).unwrap();
+    scans(&data, 11, false);
+    let (_, errors) = ends(home.path(), 1, &["sweep", "grid.toml", "--out", "out"]);
+    let last = errors.lines().last().unwrap();
+    assert!(last.contains("has changed since the run began"), "{errors}");
+}
+
+#[test]
+fn a_grid_may_have_three_classes() {
+    let home = home(&format!("{OWN}data.mask = 'classes'\ndata.classes = 3\n"));
+    scans(&home.path().join("own data"), 10, true);
+    ends(home.path(), 0, &["sweep", "grid.toml"]);
+    let values = fs::read_to_string(home.path().join("runs/grid/report/grid-values.csv")).unwrap();
+    assert!(
+        values.contains("folder:own data,dice++,,dice,2,"),
+        "{values}"
+    );
+}
+
+#[test]
 fn what_is_asked_for_can_be_listed_and_written_as_slurm_scripts_without_a_run() {
     let home = home(GRID);
     let (said, _) = ends(home.path(), 0, &["sweep", "grid.toml", "--dry-run"]);
@@ -284,7 +436,7 @@ fn what_is_asked_for_can_be_listed_and_written_as_slurm_scripts_without_a_run() 
         0,
         &["reproduce", "all", "--quick", "--dry-run"],
     );
-    assert!(said.contains("13 runs, "), "{said}");
+    assert!(said.contains("13 runs, about "), "{said}");
 }
 
 #[test]
@@ -306,6 +458,18 @@ fn bad_usage_gets_one_line() {
         (
             &["sweep", "grid.toml"],
             "error: grid.toml: unknown field `colour`",
+        ),
+        (
+            &["reproduce", "all", "--quick", "--set", "loss=ce"],
+            "error: --set sets loss, which is an axis of the grid; name it under losses, seeds or data",
+        ),
+        (
+            &["reproduce", "all", "--quick", "--seed", "1", "--seed", "1"],
+            "error: --seed names one seed twice; name each once",
+        ),
+        (
+            &["reproduce", "table3", "--data", "busi:/b"],
+            "error: --data busi:/b: the grid has no data set busi",
         ),
         (
             &["reproduce", "all", "--quick", "--jobs", "0"],

@@ -1,6 +1,6 @@
 //! The command line: what can be asked, and how the answer ends.
 //!
-//! Exit code 0 is success, 1 bad data or a failed run, 2 bad usage, 130 a run that was asked to stop. Every error is one
+//! Exit code 0 is success, 1 bad data or a failed run, 2 bad usage, 3 a run of a grid that another process works on, 130 a run that was asked to stop. Every error is one
 //! line on standard error that begins with `error: `.
 
 mod data;
@@ -178,6 +178,8 @@ enum Failure {
     Usage(String),
     /// It made sense and did not work.
     Failed(anyhow::Error),
+    /// Another process works on the run.
+    Locked(anyhow::Error),
     /// The user stopped it; the note says how to go on.
     Stopped(String),
 }
@@ -233,6 +235,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(message)) => fail(2, &message),
         Err(Failure::Failed(error)) => fail(1, &format!("{error:#}")),
+        Err(Failure::Locked(error)) => fail(crate::study::queue::LOCKED, &format!("{error:#}")),
         Err(Failure::Stopped(note)) => {
             eprintln!("{note}");
             ExitCode::from(130)

@@ -12,6 +12,7 @@
 //! | `runs/NAME.toml` | a run's experiment, as planned |
 //! | `runs/NAME/` | the run ([`crate::run_folder::RunFolder`]); done when it has a `summary.json` |
 //! | `runs/NAME.log`, `runs/NAME.lock` | what its process said; held while one works on it |
+//! | `runs/NAME.error` | why it failed when it was last tried |
 //! | `report/` | the report |
 //! | `slurm/` | scripts of submissions, and what their jobs said |
 
@@ -25,7 +26,7 @@ pub mod report;
 pub mod slurm;
 mod sources;
 
-pub use grid::{Compare, Entry, Grid, Numbers, Scale, Show};
+pub use grid::{Compare, Entry, Grid, Numbers, Scale, Show, refuse_axes};
 pub use paper::{GRIDS, grids};
 pub use plan::{Plan, Wishes};
 pub use sources::{Missing, Sources};

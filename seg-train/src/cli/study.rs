@@ -1,26 +1,31 @@
 //! `seg-train reproduce`, `sweep`, `collect` and `work`: grids of experiments.
 
 use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
     io::Read as _,
     path::{Path, PathBuf},
     sync::atomic::Ordering,
 };
 
+use anyhow::Context as _;
 use clap::Args;
 
 use super::{
-    Failure, print,
+    Failure, one_line, print,
     train::{STOP, bring_to_end, listen},
     usage, whole,
 };
 use crate::{
     config::{Experiment, Preset},
+    data::{DataConfig, Dataset},
     report::table::align_left,
+    run_folder::{Parts, RunFolder},
     study::{
         Grid, Plan, Sources, Wishes, estimate, grids,
         plan::{NamedGrids, experiment_file, run_folder},
-        queue::{self, duration, is_done, lock},
-        report,
+        queue::{self, duration, forget_error, is_done, keep_error, lock},
+        refuse_axes, report,
         slurm::{self, Scripts, Wants},
     },
 };
@@ -68,8 +73,8 @@ pub(super) struct WorkArgs {
 /// What any grid can be told.
 #[derive(Args, Debug)]
 struct GridArgs {
-    /// Where every experiment starts from: paper (as written), authors (their code's settings) or cpu (reduced: 128x128,
-    /// 16 channels, fixed epochs) [default: paper, or the grid's own]
+    /// Where every experiment starts from: paper (as written), authors (their code's settings), cpu (reduced: 128x128, 16
+    /// channels, fixed epochs) or phantom (small, for the built-in data set) [default: paper, or the grid's own]
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
     /// Folder that holds data sets in folders named after them
@@ -124,6 +129,9 @@ struct SlurmArgs {
     /// Cores of one run
     #[arg(long, value_name = "N", value_parser = whole::<usize>, allow_negative_numbers = true)]
     cpus: Option<usize>,
+    /// Any other option of sbatch, such as --sbatch=--account=lab; may be repeated
+    #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
+    sbatch: Vec<String>,
 }
 
 /// Remakes tables and figures of the paper.
@@ -162,7 +170,10 @@ pub(super) fn sweep(args: &SweepArgs) -> Result<(), Failure> {
     let out = PathBuf::from("runs").join(&name);
     let wishes = Wishes {
         what: name.clone(),
-        command: command(&["seg-train", "sweep", &shown.to_string()], &args.grid),
+        command: command(
+            &["seg-train", "sweep", &slurm::quoted(&shown.to_string())],
+            &args.grid,
+        ),
         scale: args.grid.preset.clone(),
         preset: args.grid.preset.clone(),
         ..Wishes::default()
@@ -181,6 +192,21 @@ fn study(
     }
     if let Some(preset) = &wishes.preset {
         preset.parse::<Preset>().map_err(usage)?;
+    }
+    refuse_axes("--set", &args.set).map_err(usage)?;
+    let mut seeds = args.seed.clone();
+    seeds.sort_unstable();
+    seeds.dedup();
+    if seeds.len() < args.seed.len() {
+        return Err(usage("--seed names one seed twice; name each once"));
+    }
+    for data in &args.data {
+        let kind = data.parse::<DataConfig>().map_err(usage)?.kind.to_string();
+        if !named.iter().any(|(_, grid)| grid.data.contains(&kind)) {
+            return Err(usage(format!(
+                "--data {data}: the grid has no data set {kind}"
+            )));
+        }
     }
     let wishes = Wishes {
         sources: Sources {
@@ -202,6 +228,7 @@ fn study(
         return print_scripts(&plan, &out, &args.slurm);
     }
     refuse_foreign(&out).map_err(usage)?;
+    refuse_changed(&plan, &out)?;
     tell_missing(&plan);
     if plan.runs.is_empty() {
         return Err(usage(
@@ -255,10 +282,14 @@ pub(super) fn work(args: &WorkArgs) -> Result<(), Failure> {
         )));
     }
     let experiment = Experiment::read(&file)?;
-    let _held = lock(&out, &args.run)?;
+    let _held = match lock(&out, &args.run) {
+        Ok(held) => held,
+        Err(error) => return Err(Failure::Locked(error)),
+    };
     if is_done(&out, &args.run) {
         return Ok(());
     }
+    forget_error(&out, &args.run)?;
     listen()?;
     if args.tied {
         std::thread::spawn(|| {
@@ -267,7 +298,11 @@ pub(super) fn work(args: &WorkArgs) -> Result<(), Failure> {
             STOP.store(true, Ordering::Relaxed);
         });
     }
-    bring_to_end(&run_folder(&out, &args.run), &experiment)
+    let end = bring_to_end(&run_folder(&out, &args.run), &experiment);
+    if let Err(Failure::Failed(error)) = &end {
+        keep_error(&out, &args.run, &one_line(&format!("{error:#}")))?;
+    }
+    end
 }
 
 /// The command as far as it decides numbers: how many runs at a time, on which machines and into which folder does not.
@@ -275,10 +310,11 @@ fn command(first: &[&str], args: &GridArgs) -> Vec<String> {
     let mut words: Vec<String> = first.iter().map(ToString::to_string).collect();
     let mut say = |option: &str, values: &[String]| {
         for value in values {
-            words.extend([option.into(), value.clone()]);
+            words.extend([option.into(), slurm::quoted(value)]);
         }
     };
     let shown = |path: &PathBuf| path.display().to_string();
+    // As a shell takes them.
     let seeds: Vec<String> = args.seed.iter().map(ToString::to_string).collect();
     say("--preset", args.preset.as_slice());
     say("--data-root", args.data_root.as_ref().map(shown).as_slice());
@@ -289,10 +325,35 @@ fn command(first: &[&str], args: &GridArgs) -> Vec<String> {
     words
 }
 
+/// Refuses results of runs on a data set that has other images today, or the same in other parts of the split.
+fn refuse_changed(plan: &Plan, out: &Path) -> anyhow::Result<()> {
+    let mut today: BTreeMap<(String, u64), Parts> = BTreeMap::new();
+    for run in plan.runs.iter().filter(|run| is_done(out, &run.name)) {
+        let data = &run.experiment.data;
+        let key = (toml::to_string(data)?, run.experiment.seed);
+        if !today.contains_key(&key) {
+            let parts = Parts::of(&Dataset::open(data, run.experiment.seed)?);
+            today.insert(key.clone(), parts);
+        }
+        let folder = RunFolder::open(&run_folder(out, &run.name))?;
+        Parts::read(&folder)?
+            .refuse_other(&today[&key], &data.to_string())
+            .with_context(|| folder.path().display().to_string())?;
+    }
+    Ok(())
+}
+
 /// Refuses a folder that holds something else than a grid.
 fn refuse_foreign(out: &Path) -> anyhow::Result<()> {
-    let holds_something = std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some());
-    if holds_something && !out.join("plan.json").is_file() && !out.join("runs").is_dir() {
+    let of_a_grid = |name: &OsStr| {
+        let known = ["plan.json", "plan.json.part", "runs", "report", "slurm"];
+        known.iter().any(|known| name == *known)
+    };
+    let holds_else = std::fs::read_dir(out).is_ok_and(|entries| {
+        let mut names = entries.flatten().map(|entry| entry.file_name());
+        names.any(|name| !of_a_grid(&name))
+    });
+    if holds_else && !out.join("plan.json").is_file() {
         anyhow::bail!(
             "{} holds something else than a grid of experiments; name another folder with --out",
             out.display()
@@ -314,7 +375,7 @@ fn tell_missing(plan: &Plan) {
 fn dry_run(plan: &Plan, out: &Path) -> Result<(), Failure> {
     let seconds = estimate::seconds(&plan.runs)?;
     let mut rows = vec![
-        ["run", "train/val/test", "epochs", "at most", ""]
+        ["run", "train/val/test", "epochs", "about", ""]
             .map(String::from)
             .to_vec(),
     ];
@@ -335,7 +396,7 @@ fn dry_run(plan: &Plan, out: &Path) -> Result<(), Failure> {
     print(&align_left(&rows));
     tell_missing(plan);
     print(&format!(
-        "{} runs, {} left to do at most on this machine (steps timed here; early stopping makes it less); nothing was run\n",
+        "{} runs, about {} left to do on this machine (steps timed here, decoding and augmentation left out; early stopping makes it less); nothing was run\n",
         plan.runs.len(),
         duration(left)
     ));
@@ -365,6 +426,7 @@ fn scripts(plan: &Plan, out: &Path, args: &SlurmArgs) -> anyhow::Result<(PathBuf
         time: args.time.clone(),
         array_limit: args.array_limit,
         cpus: args.cpus,
+        options: args.sbatch.clone(),
     };
     let scripts = Scripts::of(&program, out, &folder, &runs, &wants)?;
     Ok((folder, scripts))
@@ -422,6 +484,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         refuse_foreign(dir.path()).unwrap();
         refuse_foreign(&dir.path().join("new")).unwrap();
+        std::fs::create_dir(dir.path().join("runs")).unwrap();
+        refuse_foreign(dir.path()).unwrap();
         std::fs::write(dir.path().join("thesis.tex"), "").unwrap();
         assert_eq!(
             refuse_foreign(dir.path()).unwrap_err().to_string(),

@@ -24,15 +24,20 @@ pub struct Claim {
     pub than: String,
     /// What it is said to be.
     pub is: Relation,
-    /// For `alike`: a mean difference within ± this is none.
+    /// For `alike`: a mean difference within ± this is none. The default is ours, since the paper gives none: about the
+    /// half-width of its own intervals.
     #[serde(default = "margin")]
     pub within: f64,
     /// Where the paper says it.
     #[serde(default)]
     pub section: String,
-    /// The p-value that the paper gives, a data set.
+    /// The data sets that it is said of; all of the grid's where none is named. It is decided on those that stand in for
+    /// them too.
     #[serde(default)]
-    pub p: BTreeMap<String, f64>,
+    pub data: Vec<String>,
+    /// The p-value that the paper gives for its own metric, a data set, as it stands there.
+    #[serde(default)]
+    pub p: BTreeMap<String, String>,
 }
 
 fn margin() -> f64 {
@@ -158,6 +163,12 @@ impl Claim {
     }
 }
 
+/// Whether so few images could ever give a significant p-value: the smallest that the signed-rank test has, when all
+/// differences have one sign, corrected over a family of tests.
+pub fn can_be_decided(images: usize, family: usize) -> bool {
+    0.5_f64.powi(images as i32 - 1) * (family as f64) < SIGNIFICANT
+}
+
 /// Reads one column of [`ImageRow`]; none for a name that is no column.
 pub fn column(name: &str) -> Option<fn(&ImageRow) -> Option<f64>> {
     ImageRow::COLUMNS
@@ -178,6 +189,7 @@ mod tests {
             is,
             within: 0.01,
             section: String::new(),
+            data: Vec::new(),
             p: BTreeMap::new(),
         }
     }
@@ -196,6 +208,12 @@ mod tests {
             assert_eq!(claim(Relation::Higher).verdict(Some(interval), p), higher);
         }
         assert_eq!(claim(Relation::Lower).verdict(None, 0.0), Undecided);
+    }
+
+    #[test]
+    fn six_images_never_decide_a_table() {
+        assert!(can_be_decided(6, 1) && !can_be_decided(6, 2) && !can_be_decided(5, 1));
+        assert!(can_be_decided(20, 500));
     }
 
     #[test]

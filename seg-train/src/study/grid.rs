@@ -27,6 +27,9 @@ pub struct Grid {
     /// Where in the paper it stands, such as `Table III`.
     #[serde(default)]
     pub paper: Option<String>,
+    /// What else is to be said, such as numbers of the paper's text.
+    #[serde(default)]
+    pub note: Option<String>,
     /// What the report makes of it.
     #[serde(default)]
     pub show: Show,
@@ -37,7 +40,7 @@ pub struct Grid {
     /// Seeds: every run is made once with each.
     #[serde(default = "first_seed")]
     pub seeds: Vec<u64>,
-    /// Where every experiment starts from; a preset named on the command line comes before it.
+    /// Where every experiment starts from, and the scale; a preset named on the command line comes before it.
     #[serde(default)]
     pub preset: Option<String>,
     /// Keys of the experiment, set for every run.
@@ -210,6 +213,32 @@ impl Grid {
                 );
             }
         }
+        if let Some(name) = repeated(
+            &self
+                .losses
+                .iter()
+                .map(|entry| &entry.name)
+                .collect::<Vec<_>>(),
+        ) {
+            bail!("two losses are called {name}; give each a name of its own");
+        }
+        for claim in &self.claims {
+            if in_full(&claim.loss)? == in_full(&claim.than)? {
+                bail!(
+                    "a claim compares {} with itself; name two losses",
+                    claim.loss
+                );
+            }
+        }
+        for (place, table) in std::iter::once(("set".into(), &self.set)).chain(
+            self.settings
+                .iter()
+                .map(|(name, table)| (format!("settings.{name}"), table)),
+        ) {
+            let mut keys = Vec::new();
+            flatten("", table, &mut keys);
+            refuse_axes(&place, &keys)?;
+        }
         let known = |loss: &str| -> Result<()> {
             if seen.contains_key(&in_full(loss)?) {
                 return Ok(());
@@ -321,6 +350,23 @@ impl Grid {
     }
 }
 
+/// Refuses assignments of what the axes of a grid are: they would make every row the same run.
+///
+/// # Errors
+///
+/// One of `loss`, `seed`, `data.kind` and `data.path` is set.
+pub fn refuse_axes(place: &str, assignments: &[String]) -> Result<()> {
+    for assignment in assignments {
+        let key = assignment.split('=').next().unwrap_or_default().trim();
+        if ["loss", "seed", "data.kind", "data.path"].contains(&key) {
+            bail!(
+                "{place} sets {key}, which is an axis of the grid; name it under losses, seeds or data"
+            );
+        }
+    }
+    Ok(())
+}
+
 /// The same loss without `++`, in full; none for one that has none.
 fn plain(loss: &str) -> Option<String> {
     let full = in_full(loss).ok()?;
@@ -416,6 +462,18 @@ mod tests {
             (
                 "[[claim]]\nmetric = 'nll'\nloss = 'tversky'\nthan = 'dice'\nis = 'lower'",
                 "`tversky` is none of the grid's losses; name it under losses too",
+            ),
+            (
+                "[[claim]]\nmetric = 'nll'\nloss = 'dsc'\nthan = 'dice'\nis = 'lower'",
+                "a claim compares dsc with itself; name two losses",
+            ),
+            (
+                "[set]\nseed = 3",
+                "set sets seed, which is an axis of the grid; name it under losses, seeds or data",
+            ),
+            (
+                "[settings.a]\nloss = 'ce'",
+                "settings.a sets loss, which is an axis of the grid; name it under losses, seeds or data",
             ),
             (
                 "[at.cpu]\nlosses = ['combo']",

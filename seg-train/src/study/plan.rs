@@ -69,7 +69,7 @@ pub struct PlannedRun {
     pub name: String,
     /// All of it.
     pub experiment: Experiment,
-    /// Whether it is smaller than the paper's, and how; none where it is not.
+    /// How it differs from what the paper did; none where it does not.
     pub reduced: Option<String>,
     /// Images to train, validate and test on.
     pub images: [usize; 3],
@@ -117,10 +117,8 @@ impl Plan {
         let mut found = BTreeMap::new();
         let mut ranked = Vec::new();
         for (name, grid) in grids {
-            let grid = match &wishes.scale {
-                Some(scale) => grid.at_scale(scale),
-                None => grid,
-            };
+            let scale = wishes.scale.clone().or_else(|| grid.preset.clone());
+            let grid = grid.at_scale(&scale.unwrap_or_default());
             let cells = plan
                 .cells(&grid, wishes, &mut found, &mut ranked)
                 .with_context(|| format!("the grid {name}"))?;
@@ -172,20 +170,19 @@ impl Plan {
                             ..Layers::default()
                         };
                         let mut experiment = layers.resolve(Some(&entry.loss))?;
-                        let opened = opened.clone().at_size(experiment.preprocess.size);
-                        experiment.unet.in_channels = opened.channels;
-                        experiment.unet.classes = opened.classes;
-                        experiment.check_loss()?;
-                        // Settings may change what the phantom is made of.
-                        let opened = if experiment.data == *config {
-                            opened
+                        // Settings may change how a data set is read: channels, classes, what the phantom is made of.
+                        let read = if experiment.data == *config {
+                            opened.clone()
                         } else {
                             Dataset::open(&experiment.data, seed)?
                         };
+                        experiment.unet.in_channels = read.channels;
+                        experiment.unet.classes = read.classes;
+                        experiment.check_loss()?;
                         let run = PlannedRun {
                             name: name(&experiment)?,
-                            reduced: reduced(&experiment),
-                            images: [&opened.split.train, &opened.split.val, &opened.split.test]
+                            reduced: reduced(&experiment)?,
+                            images: [&read.split.train, &read.split.val, &read.split.test]
                                 .map(Vec::len),
                             experiment,
                         };
@@ -305,33 +302,78 @@ fn fingerprint(bytes: &[u8]) -> u32 {
     (hash >> 32) as u32 ^ hash as u32
 }
 
-/// How an experiment is smaller than what the paper did with its data set; none where it is not, by the text or by the
-/// authors' code.
-fn reduced(experiment: &Experiment) -> Option<String> {
+/// How an experiment differs from what the paper did with its data set; none where it does not, by the text or by the
+/// authors' code. Smaller images and networks and fewer epochs come first.
+fn reduced(experiment: &Experiment) -> Result<Option<String>> {
     let Experiment {
         preprocess,
         unet,
         recipe,
         ..
     } = experiment;
-    let paper = Preset::Paper.experiment(experiment.data.clone());
-    let mut less = Vec::new();
-    if preprocess.size != paper.preprocess.size {
-        less.push(format!(
-            "{} × {} pixels",
-            preprocess.size[0], preprocess.size[1]
-        ));
+    let mut fewest: Option<Vec<String>> = None;
+    for preset in [Preset::Paper, Preset::Authors] {
+        let keys = differing(experiment, &preset.experiment(experiment.data.clone()))?;
+        if fewest
+            .as_ref()
+            .is_none_or(|fewest| keys.len() < fewest.len())
+        {
+            fewest = Some(keys);
+        }
     }
-    if unet.width != paper.unet.width {
-        less.push(format!("width {}", unet.width));
+    let mut keys = fewest.unwrap_or_default();
+    let mut said = Vec::new();
+    let mut say = |names: &[&str], words: String| {
+        let before = keys.len();
+        keys.retain(|key| !names.contains(&&key[..]));
+        if keys.len() < before {
+            said.push(words);
+        }
+    };
+    let [height, width] = preprocess.size;
+    say(&["preprocess.size"], format!("{height} × {width} pixels"));
+    say(&["unet.width"], format!("width {}", unet.width));
+    say(&["unet.depth"], format!("depth {}", unet.depth));
+    say(
+        &["recipe.epochs", "recipe.stopping.patience"],
+        format!("at most {} epochs", recipe.epochs),
+    );
+    if !keys.is_empty() {
+        said.push(format!("other {}", keys.join(", ")));
     }
-    if unet.depth != paper.unet.depth {
-        less.push(format!("depth {}", unet.depth));
+    Ok((!said.is_empty()).then(|| said.join(", ")))
+}
+
+/// The keys in which two experiments differ, those left out that are no part of the recipe: loss, seed, device, data set and
+/// what follows from it.
+fn differing(one: &Experiment, other: &Experiment) -> Result<Vec<String>> {
+    fn leaves(prefix: &str, table: &toml::Table, all: &mut BTreeMap<String, toml::Value>) {
+        for (key, value) in table {
+            match value {
+                toml::Value::Table(inner) => leaves(&format!("{prefix}{key}."), inner, all),
+                value => {
+                    all.insert(format!("{prefix}{key}"), value.clone());
+                }
+            }
+        }
     }
-    if recipe.epochs != paper.recipe.epochs || recipe.stopping != paper.recipe.stopping {
-        less.push(format!("at most {} epochs", recipe.epochs));
-    }
-    (!less.is_empty()).then(|| less.join(", "))
+    let keys = |experiment: &Experiment| -> Result<BTreeMap<String, toml::Value>> {
+        let mut all = BTreeMap::new();
+        leaves("", &toml::Table::try_from(experiment)?, &mut all);
+        all.retain(|key, _| {
+            !["loss", "seed", "device", "unet.in_channels", "unet.classes"].contains(&&key[..])
+                && !key.starts_with("data.")
+        });
+        Ok(all)
+    };
+    let (one, other) = (keys(one)?, keys(other)?);
+    let all = one
+        .keys()
+        .chain(other.keys().filter(|key| !one.contains_key(*key)));
+    Ok(all
+        .filter(|key| one.get(*key) != other.get(*key))
+        .cloned()
+        .collect())
 }
 
 #[cfg(test)]
@@ -404,15 +446,41 @@ mod tests {
     fn what_is_less_than_the_papers_is_said_and_nothing_else() {
         let cpu = Preset::Cpu.experiment("dsb2018:/d".parse().unwrap());
         assert_eq!(
-            reduced(&cpu).unwrap(),
-            "128 × 128 pixels, width 16, at most 12 epochs"
+            reduced(&cpu).unwrap().unwrap(),
+            "128 × 128 pixels, width 16, at most 12 epochs, other recipe.plateau.patience"
         );
         for preset in [Preset::Paper, Preset::Authors] {
+            let mut experiment = preset.experiment("drive:/d".parse().unwrap());
+            assert_eq!(reduced(&experiment).unwrap(), None);
+            experiment.recipe.sgd.lr = 0.01;
             assert_eq!(
-                reduced(&preset.experiment("drive:/d".parse().unwrap())),
-                None
+                reduced(&experiment).unwrap().unwrap(),
+                "other recipe.sgd.lr"
             );
         }
+    }
+
+    #[test]
+    fn a_setting_may_change_how_a_data_set_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        for part in ["images", "masks"] {
+            fs::create_dir(dir.path().join(part)).unwrap();
+            for i in 0..6 {
+                let path = dir.path().join(format!("{part}/{i}.png"));
+                image::GrayImage::new(16, 16).save(path).unwrap();
+            }
+        }
+        let text = format!(
+            "title = 't'\ndata = ['folder:{}']\nlosses = ['dice']\n[settings.grey]\n[settings.three]\ndata.mask = 'classes'\ndata.classes = 3\ndata.channels = 3\n",
+            dir.path().display()
+        );
+        let plan = Plan::of(vec![("a".into(), grid(&text))], &Wishes::default()).unwrap();
+        let unets: Vec<(usize, usize)> = plan
+            .runs
+            .iter()
+            .map(|run| (run.experiment.unet.in_channels, run.experiment.unet.classes))
+            .collect();
+        assert_eq!(unets, [(1, 2), (3, 3)]);
     }
 
     #[test]

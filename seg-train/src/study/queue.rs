@@ -14,6 +14,10 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::plan::{Plan, PlannedRun, run_folder};
+use crate::run_folder::write_whole;
+
+/// The exit code of a process that found its run taken by another.
+pub const LOCKED: u8 = 3;
 
 /// The file that is written last when a run is done.
 const DONE: &str = "summary.json";
@@ -138,8 +142,16 @@ pub fn make_all(out: &Path, plan: &Plan, jobs: usize, stop: &AtomicBool) -> Resu
                     if status.success() && is_done(out, name) {
                         progress.done(name, job.began.elapsed());
                     } else if !stop.load(Ordering::Relaxed) {
-                        let why = last_error(out, name)
-                            .unwrap_or_else(|| format!("its process ended with {status}"));
+                        let why = if status.code() == Some(i32::from(LOCKED)) {
+                            "another process works on it; wait for that, or end it".into()
+                        } else if let Some(why) = last_error(out, name) {
+                            why
+                        } else {
+                            // Killed, or out of memory: it could not say so itself.
+                            let why = format!("its process ended with {status}");
+                            keep_error(out, name, &why)?;
+                            why
+                        };
                         progress.failed(name, &why);
                         outcome.failed.push((name.clone(), why));
                     }
@@ -154,11 +166,38 @@ pub fn make_all(out: &Path, plan: &Plan, jobs: usize, stop: &AtomicBool) -> Resu
     Ok(outcome)
 }
 
-/// The last error that a run's log has, if its last attempt ended in one.
+/// Where a run's last failure stands; there is none while it runs, and after it has ended well.
+fn error_file(out: &Path, run: &str) -> PathBuf {
+    out.join("runs").join(format!("{run}.error"))
+}
+
+/// Keeps why a run failed, for the report.
+///
+/// # Errors
+///
+/// When the folder cannot be written to.
+pub fn keep_error(out: &Path, run: &str, why: &str) -> Result<()> {
+    write_whole(&error_file(out, run), why.as_bytes())
+}
+
+/// Forgets an earlier failure: the run is tried again.
+///
+/// # Errors
+///
+/// When the folder cannot be written to.
+pub fn forget_error(out: &Path, run: &str) -> Result<()> {
+    let path = error_file(out, run);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{} cannot be removed", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Why a run failed when it was last tried.
 pub fn last_error(out: &Path, run: &str) -> Option<String> {
-    let text = fs::read_to_string(log_file(out, run)).ok()?;
-    let last = text.lines().rfind(|line| !line.is_empty())?;
-    last.strip_prefix("error: ").map(Into::into)
+    fs::read_to_string(error_file(out, run)).ok()
 }
 
 /// Epochs that a run's log counts: its lines, without reading them.
@@ -325,21 +364,13 @@ mod tests {
     }
 
     #[test]
-    fn the_error_of_the_last_attempt_is_the_one_that_counts() {
+    fn an_error_is_kept_until_the_run_is_tried_again() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("runs")).unwrap();
-        assert_eq!(last_error(dir.path(), "a"), None);
-        fs::write(
-            log_file(dir.path(), "a"),
-            "epoch 1\nerror: the disk is full\n",
-        )
-        .unwrap();
+        forget_error(dir.path(), "a").unwrap();
+        keep_error(dir.path(), "a", "the disk is full").unwrap();
         assert_eq!(last_error(dir.path(), "a").unwrap(), "the disk is full");
-        fs::write(
-            log_file(dir.path(), "a"),
-            "error: the disk is full\nepoch 1\n\n",
-        )
-        .unwrap();
+        forget_error(dir.path(), "a").unwrap();
         assert_eq!(last_error(dir.path(), "a"), None);
     }
 

@@ -1,6 +1,7 @@
 //! The report of a study: one page, and its tables and figures as files.
 //!
-//! It is made from the run folders alone, by rule: the same runs give the same bytes, but for what is marked as a time.
+//! It is made from the run folders by rule, figures from their networks and one image each: the same runs give the same bytes, but
+//! for the table of times.
 
 mod differences;
 mod figures;
@@ -25,7 +26,7 @@ use self::{
 use super::{Plan, Show, claim::Verdict, plan::PlannedGrid, queue::duration};
 use crate::{
     report::{
-        document::{Cell, Column, Kind, Row, Table},
+        document::{Cell, Column, Kind, Row, Table, identifier},
         page::{Block, Page, Section},
     },
     run_folder::write_whole,
@@ -56,90 +57,134 @@ pub fn write(out: &Path, plan: &Plan) -> Result<Summary> {
     let mut predictions = Predictions::new(out);
     let mut sections = Vec::new();
     let mut all_claims = Vec::new();
+    let mut files = Vec::new();
     for planned in &plan.grids {
         let groups = Group::all(plan, planned, &results);
         let mut blocks = Vec::new();
         if planned.grid.show == Show::Table {
-            let differences = Differences::of(&planned.grid, &groups)?;
-            let decided = decide(&planned.grid, &groups, &differences);
-            blocks.push(Block::Table(means(
-                plan,
-                planned,
-                &groups,
-                &differences,
-                &results,
-            )));
-            if !decided.is_empty() {
-                let name = format!("{}-claims", planned.name);
-                let title = format!("{}: what the paper says of it", heading(planned));
-                blocks.push(Block::Table(claims(&name, title, &decided)));
-            }
-            blocks.extend(forests(planned, &decided));
-            blocks.extend(reliabilities(planned, &groups));
-            blocks.extend(comparisons(planned, &groups, &differences).map(Block::Table));
-            write_whole(
-                &folder.join(format!("{}-values.csv", planned.name)),
-                values(planned, &groups).as_bytes(),
-            )?;
+            let (of_table, decided) = table(plan, planned, &groups, &results)?;
+            blocks.extend(of_table);
             all_claims.push((heading(planned), decided));
+            files.push((
+                format!("{}-values.csv", identifier(&planned.name)),
+                values(planned, &groups),
+            ));
         } else {
-            blocks.extend(figure(planned, &groups, &mut predictions)?);
+            blocks.extend(figure(planned, &groups, &mut predictions));
         }
+        blocks.extend(planned.grid.note.clone().map(Block::Text));
         sections.push(Section {
-            id: planned.name.clone(),
+            id: format!("about-{}", planned.name),
             title: format!("{}: {}", heading(planned), planned.grid.title),
             blocks,
         });
     }
     sections.push(runs_section(plan, &results));
     sections.push(methods());
-    let tally = tally(&all_claims);
+    let of_paper = plan
+        .grids
+        .iter()
+        .any(|planned| planned.grid.paper.is_some());
+    let tally = tally(&all_claims, of_paper);
     let page = Page {
-        title: match &plan.preset {
-            Some(_)
-                if plan
-                    .grids
-                    .iter()
-                    .any(|planned| planned.grid.paper.is_some()) =>
-            {
-                "DSC++: the paper's experiments, made again".into()
-            }
-            _ => plan.what.clone(),
+        title: if of_paper {
+            "DSC++: the paper's experiments, made again".into()
+        } else {
+            plan.what.clone()
         },
         lead: lead(plan, &results, tally.clone()),
         sections,
     };
-    for block in page
-        .lead
-        .iter()
-        .chain(page.sections.iter().flat_map(|section| &section.blocks))
-    {
-        if let Block::Table(table) = block {
-            for (extension, text) in [
-                ("csv", table.csv()),
-                ("md", table.markdown()),
-                ("tex", table.latex()),
-            ] {
-                write_whole(
-                    &folder.join(format!("{}.{extension}", table.name)),
-                    text.as_bytes(),
-                )?;
-            }
-        }
-    }
-    page.save_figures(&folder)?;
-    write_whole(&folder.join("report.md"), page.markdown().as_bytes())?;
-    write_whole(
-        &folder.join("tables.md"),
-        without_figures(page.clone()).markdown().as_bytes(),
-    )?;
-    let path = folder.join("index.html");
-    write_whole(&path, page.html().as_bytes())?;
+    files.extend(forms(&page));
+    write_files(&folder, &page, &files)?;
     Ok(Summary {
         text: tally.map_or(String::new(), |table| table.markdown() + "\n"),
-        page: path,
+        page: folder.join("index.html"),
         undone: results.undone(),
     })
+}
+
+/// The part of a grid that is a table: means, claims, plots, tests; and the claims as they were decided.
+fn table(
+    plan: &Plan,
+    planned: &PlannedGrid,
+    groups: &[Group<'_>],
+    results: &Results,
+) -> Result<(Vec<Block>, Vec<Decided>)> {
+    let differences = Differences::of(&planned.grid, groups)?;
+    let decided = decide(&planned.grid, groups, &differences);
+    let mut blocks = vec![Block::Table(means(
+        plan,
+        planned,
+        groups,
+        &differences,
+        results,
+    ))];
+    if !decided.is_empty() {
+        let of_paper = planned.grid.paper.is_some();
+        let says = if of_paper {
+            "what the paper says of it"
+        } else {
+            "claims"
+        };
+        blocks.push(Block::Table(claims(
+            &format!("{}-claims", planned.name),
+            format!("{}: {says}", heading(planned)),
+            of_paper,
+            &decided,
+        )));
+    }
+    blocks.extend(forests(planned, &decided));
+    blocks.extend(reliabilities(planned, groups));
+    blocks.extend(comparisons(planned, groups, &differences).map(Block::Table));
+    Ok((blocks, decided))
+}
+
+/// The page and each of its tables in every form, by the names of their files.
+fn forms(page: &Page) -> Vec<(String, String)> {
+    let mut files = vec![
+        ("index.html".into(), page.html()),
+        ("report.md".into(), page.markdown()),
+        ("tables.md".into(), without_figures(page.clone()).markdown()),
+    ];
+    let of_sections = page.sections.iter().flat_map(|section| &section.blocks);
+    for block in page.lead.iter().chain(of_sections) {
+        if let Block::Table(table) = block {
+            let name = identifier(&table.name);
+            files.extend([
+                (format!("{name}.csv"), table.csv()),
+                (format!("{name}.md"), table.markdown()),
+                (format!("{name}.tex"), table.latex()),
+            ]);
+        }
+    }
+    files
+}
+
+/// Writes the files of a report and its figures, and removes what an earlier report wrote and this one does not, so that
+/// nothing stale lies beside it. `files.json` says what a report wrote; of other files none is touched.
+fn write_files(folder: &Path, page: &Page, files: &[(String, String)]) -> Result<()> {
+    let list = folder.join("files.json");
+    let earlier: Vec<String> = fs::read(&list)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default();
+    let figures = page.save_figures(folder)?;
+    let mut names: Vec<String> = figures
+        .iter()
+        .map(|name| name.display().to_string())
+        .collect();
+    for (name, text) in files {
+        write_whole(&folder.join(name), text.as_bytes())?;
+        names.push(name.clone());
+    }
+    for name in earlier.iter().filter(|name| !names.contains(name)) {
+        // One that is gone already is what was wanted; and a name that leads elsewhere was written by nobody here.
+        if Path::new(name).components().count() == 1 {
+            let _ = fs::remove_file(folder.join(name));
+        }
+    }
+    write_whole(&list, &serde_json::to_vec(&names)?)
 }
 
 /// The page's words and tables alone.
@@ -168,7 +213,7 @@ fn lead(plan: &Plan, results: &Results, tally: Option<Table>) -> Vec<Block> {
     let mut text = format!("{done} of {} runs are done.", plan.runs.len());
     if plan.runs.iter().any(|run| run.reduced.is_some()) {
         text.push_str(
-            " Reduced: the networks are smaller and trained for less long than the paper's. Beside each row stands how. What holds here need not hold at full size, nor the other way round.",
+            " Reduced: they differ from what the paper did, mostly in smaller images and networks and fewer epochs; under each table stands how. What holds here need not hold at full size, nor the other way round.",
         );
     }
     let made = format!(
@@ -201,7 +246,7 @@ fn lead(plan: &Plan, results: &Results, tally: Option<Table>) -> Vec<Block> {
 }
 
 /// How many claims of each table hold, by metric.
-fn tally(all: &[(String, Vec<Decided>)]) -> Option<Table> {
+fn tally(all: &[(String, Vec<Decided>)], of_paper: bool) -> Option<Table> {
     let mut rows = Vec::new();
     for (heading, decided) in all {
         let mut first = true;
@@ -230,7 +275,11 @@ fn tally(all: &[(String, Vec<Decided>)]) -> Option<Table> {
     }
     (!rows.is_empty()).then(|| Table {
         name: "claims".into(),
-        title: "Which of the paper's claims hold here".into(),
+        title: if of_paper {
+            "Which of the paper's claims hold here".into()
+        } else {
+            "Which claims hold".into()
+        },
         columns: vec![
             Column::left("Table"),
             Column::left("Metric"),
@@ -337,7 +386,8 @@ fn methods() -> Section {
             "Overlaps (Dice, Jaccard, recall, precision) are of the mask at each image's own size; scores (both NLLs, Brier) and reliability are at the network's size, where its probabilities are. Both as in the authors' evaluation.".into(),
             "NLL is in nats a pixel. The proper one is over all classes (the paper's Eq. 1). The authors' evaluation, and so the paper's tables, keep the foreground's term alone, divided by all pixels: it is lower, no proper score, and is not raised by a confident false positive.".into(),
             "Every interval is at 95 %, of the mean over the test images. The files NAME-values.csv also have the normal and the bootstrap (BCa) intervals.".into(),
-            "The unit of every test is the image. With several seeds the data set is divided anew with each; an image that is tested on more than once counts once, with its mean.".into(),
+            "What varies in every interval and test is the image. That the same network trained with another seed comes out otherwise is in none of them: with one seed a verdict is about two networks, with several about their mean. Images are taken as independent, though both eyes of a child (CHASE_DB1) or neighbouring frames of a video (CVC-ClinicDB) are not quite.".into(),
+            "The unit of every test is the image. With several seeds the data set is divided anew with each, unless it comes with a test set of its own; an image that is tested on more than once counts once, with its mean.".into(),
             tables::RULE.into(),
         ])],
     }

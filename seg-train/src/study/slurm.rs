@@ -23,6 +23,8 @@ pub struct Wants {
     pub array_limit: Option<usize>,
     /// Cores of one run.
     pub cpus: Option<usize>,
+    /// Whatever else `sbatch` takes, such as `--account=lab`; for the job of the report too.
+    pub options: Vec<String>,
 }
 
 /// The scripts of one submission.
@@ -46,7 +48,7 @@ pub struct Submitted {
 }
 
 /// One word of a shell command, whatever it holds.
-fn quoted(word: &str) -> String {
+pub fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./+=:,%@".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         return word.into();
@@ -97,6 +99,19 @@ impl Scripts {
         if let Some(cpus) = wants.cpus {
             asks.push(format!("#SBATCH --cpus-per-task={cpus}"));
         }
+        for option in &wants.options {
+            if !option.starts_with("--") || option.contains(char::is_whitespace) {
+                bail!(
+                    "--sbatch is `{option}`; expected one option as sbatch takes it, such as --sbatch=--account=lab"
+                );
+            }
+        }
+        let more = wants.options.iter().fold(String::new(), |all, option| {
+            all + "#SBATCH "
+                + option
+                + "
+"
+        });
         let asks = asks.iter().fold(String::new(), |all, ask| all + ask + "\n");
         let runs = runs
             .iter()
@@ -116,6 +131,7 @@ impl Scripts {
                  #SBATCH --open-mode=append\n\
                  #SBATCH --requeue\n\
                  {asks}\
+                 {more}\
                  {threads}\n\
                  runs=(\n{runs})\n\
                  exec {program} work {out} \"${{runs[$SLURM_ARRAY_TASK_ID]}}\"\n",
@@ -128,6 +144,7 @@ impl Scripts {
                  #SBATCH --output=\"{folder}/collect.log\"\n\
                  #SBATCH --open-mode=append\n\
                  {partition}\
+                 {more}\
                  {threads}\n\
                  exec {program} collect {out}\n",
                 program = quoted(&program),
@@ -208,6 +225,7 @@ mod tests {
             time: Some("04:00:00".into()),
             array_limit: Some(4),
             cpus: Some(8),
+            options: vec!["--account=lab".into()],
         };
         assert_eq!(
             scripts(&wants).array,
@@ -221,6 +239,7 @@ mod tests {
 #SBATCH --gres=gpu:1
 #SBATCH --time=04:00:00
 #SBATCH --cpus-per-task=8
+#SBATCH --account=lab
 export RAYON_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1} CANDLE_NUM_THREADS=1
 runs=(
   a-dice++2-0-00ff
@@ -258,6 +277,14 @@ exec '/opt/seg train/bin' work '/shared/γ'\''s grid' "${runs[$SLURM_ARRAY_TASK_
             partition: Some("gpu\n#SBATCH --uid=0".into()),
             ..Wants::default()
         };
+        let two = Wants {
+            options: vec!["--mem=4G --uid=0".into()],
+            ..Wants::default()
+        };
+        assert_eq!(
+            of("/x", &two),
+            "--sbatch is `--mem=4G --uid=0`; expected one option as sbatch takes it, such as --sbatch=--account=lab"
+        );
         assert_eq!(
             of("/x", &wants),
             "--partition is `gpu\n#SBATCH --uid=0`; expected one word, as sbatch takes it"

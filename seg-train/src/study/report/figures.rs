@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
+use candle_core::Device;
 
 use super::{
     results::Group,
@@ -34,7 +35,7 @@ use crate::{
 /// Networks at work on single images, each image of each run looked at once.
 pub(super) struct Predictions<'a> {
     out: &'a std::path::Path,
-    known: BTreeMap<(String, usize), (Prepared, Vec<f32>)>,
+    known: BTreeMap<(String, String), (Prepared, Vec<f32>)>,
 }
 
 impl<'a> Predictions<'a> {
@@ -45,22 +46,26 @@ impl<'a> Predictions<'a> {
         }
     }
 
-    /// A test image by its place, and the foreground's probability at network size.
-    fn of(&mut self, run: &PlannedRun, place: usize) -> Result<&(Prepared, Vec<f32>)> {
-        let key = (run.name.clone(), place);
+    /// A test image by its name, and the foreground's probability at network size; on the processor, whatever the network was
+    /// trained on: where a report is made there need be nothing else.
+    fn of(&mut self, run: &PlannedRun, id: &str) -> Result<&(Prepared, Vec<f32>)> {
+        let key = (run.name.clone(), id.to_owned());
         if !self.known.contains_key(&key) {
             let experiment = &run.experiment;
-            let device = experiment.open_device()?;
             let folder = RunFolder::open(&run_folder(self.out, &run.name))?;
-            let unet = load(&folder, experiment, &device)?;
+            let unet = load(&folder, experiment, &Device::Cpu)?;
             let data = Dataset::open(&experiment.data, experiment.seed)?
                 .at_size(experiment.preprocess.size);
             let images = Images::new(&data, &experiment.preprocess);
-            let index = *data.split.test.get(place).with_context(|| {
-                format!("{} has lost test images since its runs", experiment.data)
-            })?;
+            let test = &data.split.test;
+            let index = *test
+                .iter()
+                .find(|&&index| data.id(index) == id)
+                .with_context(|| {
+                    format!("{} no longer has the test image {id}", experiment.data)
+                })?;
             let prepared = images.get(index)?;
-            let p = predict(&unet, &prepared.image, &device)?;
+            let p = predict(&unet, &prepared.image, &Device::Cpu)?;
             self.known
                 .insert(key.clone(), (prepared, foreground(&p, data.classes)));
         }
@@ -72,26 +77,48 @@ impl<'a> Predictions<'a> {
 pub(super) const CHOICE: &str =
     "the test image whose Dice is the median under the first loss with the first seed";
 
-/// The place of that image in the test set.
-fn median_image(group: &Group<'_>) -> Option<usize> {
+/// The name of that image.
+fn median_image(group: &Group<'_>) -> Option<String> {
     let (_, finished) = group.runs.first()?;
     let mut order: Vec<usize> = (0..finished.rows.len()).collect();
     let dice = |&place: &usize| finished.rows[place].dice.unwrap_or(0.0);
     order.sort_by(|a, b| dice(a).total_cmp(&dice(b)));
-    order.get(order.len().saturating_sub(1) / 2).copied()
+    let place = *order.get(order.len().saturating_sub(1) / 2)?;
+    Some(finished.rows[place].id.clone())
 }
 
-/// The groups of a data set that have their first seed, which figures are drawn from.
-fn drawable<'a, 'b>(groups: &'b [Group<'a>], data: &str) -> Vec<&'b Group<'a>> {
+/// What can be drawn of a data set: groups that have their first seed, the first loss's among them, with the image that it
+/// chooses; and the names of those that cannot.
+fn drawable<'a, 'b>(
+    grid: &Grid,
+    groups: &'b [Group<'a>],
+    data: &str,
+) -> (Option<String>, Vec<&'b Group<'a>>, Vec<String>) {
     let has_first = |group: &&Group<'_>| match (group.cells.first(), group.runs.first()) {
         (Some(cell), Some((run, _))) => cell.run == run.name,
         _ => false,
     };
-    groups
+    let (can, cannot): (Vec<_>, Vec<_>) = groups
         .iter()
         .filter(|group| group.data == data)
-        .filter(has_first)
-        .collect()
+        .partition(has_first);
+    let image = can
+        .first()
+        .filter(|group| group.loss == 0)
+        .and_then(|group| median_image(group));
+    (
+        image,
+        can,
+        cannot.into_iter().map(|group| label(grid, group)).collect(),
+    )
+}
+
+/// A sentence for what a figure lacks; empty where it lacks nothing.
+fn lacking(names: &[String]) -> String {
+    if names.is_empty() {
+        return String::new();
+    }
+    format!(" Not run: {}.", names.join(", "))
 }
 
 /// A figure of the paper, a block or more a data set; what cannot be drawn is said.
@@ -99,17 +126,19 @@ pub(super) fn figure(
     planned: &PlannedGrid,
     groups: &[Group<'_>],
     predictions: &mut Predictions<'_>,
-) -> Result<Vec<Block>> {
+) -> Vec<Block> {
     let grid = &planned.grid;
     let mut blocks = Vec::new();
     if grid.show == Show::HeatMaps {
-        blocks.push(heat_maps(planned, groups, predictions)?);
-        return Ok(blocks);
+        blocks.push(heat_maps(planned, groups, predictions));
+        return blocks;
     }
     for data in &grid.data {
-        let groups = drawable(groups, data);
-        let Some(place) = groups.first().and_then(|group| median_image(group)) else {
-            blocks.push(Block::Text(format!("Not run: {data}.")));
+        let (image, groups, cannot) = drawable(grid, groups, data);
+        let Some(image) = image else {
+            blocks.push(Block::Text(format!(
+                "Not run: {data}, or not the first loss, which chooses the image."
+            )));
             continue;
         };
         let mut at = At {
@@ -117,17 +146,24 @@ pub(super) fn figure(
             name: format!("{}-{data}", planned.name),
             data,
             groups,
-            place,
+            cannot,
+            image,
             predictions,
         };
-        blocks.extend(match grid.show {
-            Show::Pipeline => at.pipeline()?,
-            Show::Histograms => at.histograms()?,
-            Show::Thresholds => at.thresholds()?,
-            Show::Table | Show::HeatMaps => Vec::new(),
-        });
+        let drawn = match grid.show {
+            Show::Pipeline => at.pipeline(),
+            Show::Histograms => at.histograms(),
+            Show::Thresholds => at.thresholds(),
+            Show::Table | Show::HeatMaps => Ok(Vec::new()),
+        };
+        // The tables do not need the data; a figure that does is no reason to have none of them.
+        blocks.extend(
+            drawn.unwrap_or_else(|error| {
+                vec![Block::Text(format!("Not drawn: {data}: {error:#}."))]
+            }),
+        );
     }
-    Ok(blocks)
+    blocks
 }
 
 /// One data set of a figure.
@@ -136,24 +172,30 @@ struct At<'a, 'b> {
     name: String,
     data: &'a str,
     groups: Vec<&'a Group<'a>>,
-    place: usize,
+    /// The names of those that are not run.
+    cannot: Vec<String>,
+    /// The image that is shown.
+    image: String,
     predictions: &'a mut Predictions<'b>,
 }
 
 impl At<'_, '_> {
     fn look(&mut self, group: &Group<'_>) -> Result<(Prepared, Vec<f32>)> {
         let (run, _) = group.runs.first().context("a group without runs")?;
-        Ok(self.predictions.of(run, self.place)?.clone())
+        Ok(self.predictions.of(run, &self.image)?.clone())
     }
 
-    fn caption(&self, what: &str, id: &str) -> String {
-        format!("{what} {} ({}), {CHOICE}.", id, self.data)
+    fn caption(&self, what: &str) -> String {
+        let Self { image, data, .. } = self;
+        format!(
+            "{what} {image} ({data}), {CHOICE}.{}",
+            lacking(&self.cannot)
+        )
     }
 
     /// Figure 1: image, truth, prediction, errors, heat map; a row a loss.
     fn pipeline(&mut self) -> Result<Vec<Block>> {
         let mut rows = Vec::new();
-        let mut id = String::new();
         for group in self.groups.clone() {
             let (seen, p) = self.look(group)?;
             let name = label(self.grid, group);
@@ -187,12 +229,11 @@ impl At<'_, '_> {
                     )),
                 ],
             });
-            id = seen.id;
         }
         let columns = ["Image", "Truth", "Prediction, p > ½", "Errors", "Heat map"];
         Ok(vec![Block::Pictures(Pictures {
             id: self.name.clone(),
-            caption: self.caption("From image to prediction to heat map:", &id),
+            caption: self.caption("From image to prediction to heat map:"),
             columns: columns.map(Into::into).into(),
             rows,
             legend: errors_legend(),
@@ -205,7 +246,6 @@ impl At<'_, '_> {
         let mut columns = vec!["Image".to_owned(), "Truth".to_owned()];
         let mut cells = Vec::new();
         let mut counted = Vec::new();
-        let mut id = String::new();
         for group in self.groups.clone() {
             let (seen, p) = self.look(group)?;
             let name = label(self.grid, group);
@@ -231,7 +271,6 @@ impl At<'_, '_> {
                 counts[bin.min(HISTOGRAM_BINS - 1)] += 1;
             }
             counted.push((name, counts));
-            id = seen.id;
         }
         let top = counted.iter().flat_map(|(_, counts)| counts).max().copied();
         let plots = counted
@@ -252,7 +291,7 @@ impl At<'_, '_> {
         Ok(vec![
             Block::Pictures(Pictures {
                 id: self.name.clone(),
-                caption: self.caption("Heat maps of", &id),
+                caption: self.caption("Heat maps of"),
                 columns,
                 rows: vec![PictureRow {
                     label: String::new(),
@@ -279,7 +318,8 @@ impl At<'_, '_> {
             let mut series = Vec::new();
             for (number, group) in self.groups.iter().enumerate() {
                 let mut points = Vec::new();
-                let (_, first) = group.runs.first().context("a group without runs")?;
+                let (run, first) = group.runs.first().context("a group without runs")?;
+                let empty = run.experiment.metrics.empty;
                 let marks = first
                     .thresholds
                     .first()
@@ -287,7 +327,7 @@ impl At<'_, '_> {
                 for mark in 0..marks {
                     let values = group.values(|finished, place| {
                         let (_, counts) = finished.thresholds.get(place)?.counts.get(mark)?;
-                        ratio(counts, EmptyMask::Agreement)
+                        ratio(counts, empty)
                     });
                     let t = first.thresholds[0].counts[mark].0;
                     let interval = MeanInterval::of(&values, 0.95).map(|interval| interval.t);
@@ -313,7 +353,6 @@ impl At<'_, '_> {
             }));
         }
         let mut rows = Vec::new();
-        let mut id = String::new();
         for group in self.groups.clone() {
             let (seen, p) = self.look(group)?;
             let name = label(self.grid, group);
@@ -328,7 +367,6 @@ impl At<'_, '_> {
                 ))
             }));
             rows.push(PictureRow { label: name, cells });
-            id = seen.id;
         }
         let mut columns = vec!["Image".to_owned()];
         columns.extend(SHOWN.map(|t| format!("T = {t}")));
@@ -344,7 +382,7 @@ impl At<'_, '_> {
             },
             Block::Pictures(Pictures {
                 id: self.name.clone(),
-                caption: self.caption("What thresholds make of", &id),
+                caption: self.caption("What thresholds make of"),
                 columns,
                 rows,
                 legend: errors_legend(),
@@ -362,12 +400,16 @@ impl At<'_, '_> {
             for (name, ratio) in RATIOS {
                 let mut cells = vec![Cell::new(name), Cell::new(format!("T = {from} to {to}"))];
                 for group in &self.groups {
+                    let empty = group
+                        .runs
+                        .first()
+                        .map_or_else(EmptyMask::default, |(run, _)| run.experiment.metrics.empty);
                     let values = group.values(|finished, place| {
                         let counts = &finished.thresholds.get(place)?.counts;
                         let at = |t: f64| {
                             let (_, counts) =
                                 counts.iter().find(|(at, _)| (at - t).abs() < 1e-9)?;
-                            ratio(counts, EmptyMask::Agreement)
+                            ratio(counts, empty)
                         };
                         Some(at(to)? - at(from)?)
                     });
@@ -392,7 +434,7 @@ impl At<'_, '_> {
             columns,
             rows,
             notes: vec![
-                "Mean over the test images of each image's change, with its 95 % interval by Student's t. The paper (III-D) finds almost no variation with the DSC loss, and with DSC++ much in recall and precision at little cost in Dice.".into(),
+                "Mean over the test images of each image's change, with its 95 % interval by Student's t.".into(),
             ],
         }
     }
@@ -448,7 +490,7 @@ fn heat_maps(
     planned: &PlannedGrid,
     groups: &[Group<'_>],
     predictions: &mut Predictions<'_>,
-) -> Result<Block> {
+) -> Block {
     let grid = &planned.grid;
     let mut columns = vec!["Image".to_owned(), "Truth".to_owned()];
     for setting in grid.setting_names() {
@@ -460,19 +502,25 @@ fn heat_maps(
     let mut rows = Vec::new();
     let mut left_out = Vec::new();
     for data in &grid.data {
-        let of_data = drawable(groups, data);
-        let Some(place) = of_data.first().and_then(|group| median_image(group)) else {
-            left_out.push(data.as_str());
+        let (image, of_data, cannot) = drawable(grid, groups, data);
+        let Some(image) = image else {
+            left_out.push(data.clone());
             continue;
         };
+        left_out.extend(cannot.into_iter().map(|name| format!("{name} on {data}")));
         let mut cells: Vec<Option<Picture>> = vec![None; columns.len()];
-        let mut id = String::new();
         for group in of_data {
             let Some((run, _)) = group.runs.first() else {
                 continue;
             };
-            let (seen, p) = predictions.of(run, place)?;
             let name = label(grid, group);
+            let (seen, p) = match predictions.of(run, &image) {
+                Ok(seen) => seen,
+                Err(error) => {
+                    left_out.push(format!("{name} on {data}: {error:#}"));
+                    continue;
+                }
+            };
             cells[0] = Some(Picture::new(
                 pictures::image(&seen.image),
                 format!("Image {}", seen.id),
@@ -487,19 +535,14 @@ fn heat_maps(
                     format!("Softmax probabilities of {} by {name}", seen.id),
                 ));
             }
-            id.clone_from(&seen.id);
         }
         rows.push(PictureRow {
-            label: format!("{data}: {id}"),
+            label: format!("{data}: {image}"),
             cells,
         });
     }
-    let not_run = if left_out.is_empty() {
-        String::new()
-    } else {
-        format!(" Not run: {}.", left_out.join(", "))
-    };
-    Ok(Block::Pictures(Pictures {
+    let not_run = lacking(&left_out);
+    Block::Pictures(Pictures {
         id: planned.name.clone(),
         caption: format!(
             "Image, truth and heat map of each loss; of each data set {CHOICE}.{not_run}"
@@ -508,7 +551,7 @@ fn heat_maps(
         rows,
         legend: mask_legend(),
         colour_bar: true,
-    }))
+    })
 }
 
 /// Reliability diagrams of a grid: a plot a data set, or a data set and pair of losses where each stands beside its plain self.
@@ -553,7 +596,7 @@ pub(super) fn reliabilities(planned: &PlannedGrid, groups: &[Group<'_>]) -> Opti
     (!plots.is_empty()).then(|| Block::Plots {
         id: format!("{}-reliability", planned.name),
         plots,
-        caption: "Reliability: of the pixels given about the same probability of being foreground, the share that is. On the diagonal a network is calibrated; below it, it is too sure. All test pixels of all seeds together; empty bins are left out. Below each, the pixels of each bin.".into(),
+        caption: "Reliability: of the pixels given about the same probability of being foreground, the share that is. On the diagonal a network is calibrated; where the line is flatter than the diagonal it is surer than it is right, where it is steeper less sure. All test pixels of all seeds together; empty bins are left out. Below each, the pixels of each bin.".into(),
     })
 }
 

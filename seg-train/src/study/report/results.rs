@@ -1,8 +1,11 @@
 //! What the runs of a study left behind, read back, and put together by data set, loss and setting.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::{
     data::Layout,
@@ -87,11 +90,20 @@ impl Progress {
             return Ok(Self::Begun(epochs));
         }
         let folder = RunFolder::open(&path)?;
+        let rows = read_rows(&folder.file("metrics.csv"))?;
+        if rows.len() != run.images[2] {
+            bail!(
+                "{} has {} images and the test set {}; remove summary.json beside it, and the run is evaluated again",
+                folder.file("metrics.csv").display(),
+                rows.len(),
+                run.images[2]
+            );
+        }
         let log: Vec<EpochLine> = folder.log()?;
         // More than two classes have no thresholds.
         let two_classes = run.experiment.unet.classes == 2;
         Ok(Self::Done(Box::new(Finished {
-            rows: read_rows(&folder.file("metrics.csv"))?,
+            rows,
             thresholds: if two_classes {
                 read_thresholds(&folder.file("thresholds.csv"))?
             } else {
@@ -115,7 +127,7 @@ impl Progress {
 
 /// What tells one test image of a data set from another. Images that the program makes differ from seed to seed though
 /// their names do not.
-type ImageKey = (u64, String);
+pub(super) type ImageKey = (u64, String);
 
 /// One row of a table: a data set, a loss and a setting, with the runs of every seed.
 #[derive(Clone, Debug)]
@@ -185,6 +197,12 @@ impl<'a> Group<'a> {
     /// The values of a column of the table of images.
     pub(super) fn column(&self, read: fn(&ImageRow) -> Option<f64>) -> Vec<f64> {
         self.values(|finished, place| read(&finished.rows[place]))
+    }
+
+    /// The images that it has a value of a column for.
+    pub(super) fn images(&self, read: fn(&ImageRow) -> Option<f64>) -> BTreeSet<ImageKey> {
+        let values = self.all_values(|finished, place| read(&finished.rows[place]));
+        values.into_keys().map(|(image, _)| image).collect()
     }
 
     /// The values of a column that two groups have for the same images under the same seeds, in one order.

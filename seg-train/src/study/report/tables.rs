@@ -10,7 +10,7 @@ use crate::{
     stats::{MeanInterval, bootstrap_mean},
     study::{
         Grid, Plan,
-        claim::{Claim, Relation, SIGNIFICANT, Verdict, column},
+        claim::{Claim, Relation, SIGNIFICANT, Verdict, can_be_decided, column},
         grid::Numbers,
         plan::PlannedGrid,
     },
@@ -19,26 +19,17 @@ use crate::{
 /// Resamples of a bootstrap interval.
 const RESAMPLES: usize = 10_000;
 
-/// A column of the paper's tables by the name that tells what it is.
+/// A column by the name that tells what it is, with the side that is better.
 pub(super) fn heading(column: &str) -> String {
     let arrow = if ImageRow::more_is_better(column) {
         "↑"
     } else {
         "↓"
     };
-    let name = match column {
-        "nll_foreground" => "NLL (foreground)",
-        "nll" => "NLL (proper)",
-        "brier" => "Brier",
-        "dice" => "Dice",
-        "jaccard" => "Jaccard",
-        "ece" => "ECE",
-        other => other,
-    };
-    format!("{name} {arrow}")
+    format!("{} {arrow}", metric(column))
 }
 
-/// The same for a sentence.
+/// A column by its name alone, for sentences.
 pub(super) fn metric(column: &str) -> &str {
     match column {
         "nll_foreground" => "NLL (foreground)",
@@ -187,7 +178,7 @@ pub(super) fn means(
         })
         .collect();
     let mut notes = vec![
-        "Mean over the test images and its 95 % interval: ours by Student's t, the paper's as printed. Rounded to what the interval supports. Bold: the best mean of ours on the data set.".to_owned(),
+        "Mean over the test images and its 95 % interval: ours by Student's t, the paper's as printed. Rounded to what the interval supports. Bold: the best mean of ours over the same images.".to_owned(),
         format!("* differs from the loss it is compared with: signed-rank test, p < {SIGNIFICANT} after Holm's correction over the table. † rank-sum test as in the paper, p < {SIGNIFICANT}, not corrected."),
         "An image in the test set of several seeds counts once, with the mean of its values.".to_owned(),
     ];
@@ -252,8 +243,12 @@ fn ours(
         }
         let here = mean(&values);
         let mut cell = Cell::new(rounded(here, interval(&values).map(|interval| interval.t)));
+        let comparable = |other: &&&Group<'_>| {
+            column(name).is_some_and(|read| other.images(read) == group.images(read))
+        };
         let others = of_data
             .iter()
+            .filter(comparable)
             .map(|other| values_of(other))
             .filter(|v| !v.is_empty());
         let better = |other: f64| {
@@ -435,7 +430,7 @@ pub(super) fn comparisons(
         rows,
         notes: vec![
             "Mean of the images' differences, with its 95 % interval by Student's t. Both tests are two-sided.".into(),
-            "The images are the same for both losses, so the signed-rank test, which pairs them, is the right one; the rank-sum test is the paper's, takes the two sets of values for independent, and so finds less.".into(),
+            "The images are the same for both losses, so the signed-rank test, which pairs them, is the right one; the rank-sum test is the paper's, takes the two sets of values for independent and its p-value from the normal distribution, and mostly finds less.".into(),
             format!("Holm's correction is over the {} comparisons of this table, for each test by itself. Both effect sizes lie between −1 and 1: r of the pairs, δ of the two sets.", differences.len()),
         ],
     })
@@ -452,7 +447,10 @@ pub(super) struct Decided {
     pub(super) verdict: Option<Verdict>,
     /// The mean difference and its interval.
     pub(super) difference: Option<(f64, Option<[f64; 2]>)>,
+    /// The p-value that the verdict used; none for claims of no difference, which use none.
     p: Option<f64>,
+    /// Whether so few images could give no significant p-value whatever they were.
+    too_few: bool,
     paper: String,
 }
 
@@ -466,6 +464,10 @@ pub(super) fn decide(grid: &Grid, groups: &[Group<'_>], differences: &Difference
             continue;
         };
         for data in &grid.data {
+            let of = grid.stand_in.get(data).unwrap_or(data);
+            if !claim.data.is_empty() && !claim.data.contains(of) {
+                continue;
+            }
             let of_data: Vec<&Group<'_>> = groups
                 .iter()
                 .filter(|group| group.data == data && group.loss == loss)
@@ -492,8 +494,14 @@ pub(super) fn decide(grid: &Grid, groups: &[Group<'_>], differences: &Difference
                                 let mean = interval.map_or(f64::NAN, |interval| interval.mean);
                                 (mean, interval.map(|interval| interval.t))
                             }),
-                            p: tested.map(|tested| tested.signed_rank_holm),
-                            paper: in_paper(grid, claim, data),
+                            p: tested
+                                .filter(|_| claim.is != Relation::Alike)
+                                .map(|tested| tested.signed_rank_holm),
+                            too_few: claim.is != Relation::Alike
+                                && tested.is_some_and(|tested| {
+                                    !can_be_decided(tested.difference.images, differences.len())
+                                }),
+                            paper: in_paper(grid, claim, data, column),
                         });
                     };
                 if of_data.is_empty() {
@@ -524,35 +532,25 @@ fn sentence(
         Relation::Lower => format!("{loss} has a lower {metric} than {than}{setting}"),
         Relation::Higher => format!("{loss} has a higher {metric} than {than}{setting}"),
         Relation::Alike => format!(
-            "{loss} and {than} have the same {metric} within ±{}{setting}",
+            "{loss} and {than} have the same {metric}, within ±{}{setting}",
             claim.within
         ),
     }
 }
 
-/// What the paper gives for the claim: section and p-value, on the data set itself.
-fn in_paper(grid: &Grid, claim: &Claim, data: &str) -> String {
-    let own = claim.p.get(data).map(|&p| (data, p));
-    let other = || {
-        let of = grid.stand_in.get(data)?;
-        claim.p.get(of).map(|&p| (of.as_str(), p))
-    };
-    match own.or_else(other) {
-        Some((of, p)) => {
-            // The paper gives 0.05 where it says no more than p < 0.05.
-            let p = if p == SIGNIFICANT {
-                "p < 0.05".into()
-            } else {
-                format!("p = {}", p_value(p))
-            };
-            format!("{}: {p} on {of}", claim.section)
-        }
-        None => claim.section.clone(),
+/// What the paper gives for the claim: section and, of its own metric, the p-value on the data set or the one that is stood in
+/// for.
+fn in_paper(grid: &Grid, claim: &Claim, data: &str, column: &str) -> String {
+    let of = grid.stand_in.get(data).map_or(data, String::as_str);
+    let own_metric = claim.metric.columns().first() == Some(&column);
+    match claim.p.get(of) {
+        Some(p) if own_metric => format!("{}: {p} on {of}", claim.section),
+        _ => claim.section.clone(),
     }
 }
 
 /// The table of claims.
-pub(super) fn claims(name: &str, title: String, decided: &[Decided]) -> Table {
+pub(super) fn claims(name: &str, title: String, of_paper: bool, decided: &[Decided]) -> Table {
     let mut rows = Vec::new();
     let mut last = "";
     for claim in decided {
@@ -560,7 +558,10 @@ pub(super) fn claims(name: &str, title: String, decided: &[Decided]) -> Table {
             None => Cell::default().kind(Kind::NotRun),
             Some(Verdict::Holds) => Cell::default().kind(Kind::Holds),
             Some(Verdict::Fails) => Cell::default().kind(Kind::Fails),
-            Some(Verdict::Undecided) => Cell::default().kind(Kind::Undecided),
+            Some(Verdict::Undecided) => {
+                let why = if claim.too_few { "too few images" } else { "" };
+                Cell::new(why).kind(Kind::Undecided)
+            }
         };
         let mut row = Row::of([
             Cell::new(&claim.sentence),
@@ -578,7 +579,12 @@ pub(super) fn claims(name: &str, title: String, decided: &[Decided]) -> Table {
         last = &claim.sentence;
         rows.push(row);
     }
-    Table {
+    if !of_paper {
+        for row in &mut rows {
+            row.cells.truncate(5);
+        }
+    }
+    let mut table = Table {
         name: name.into(),
         title,
         columns: vec![
@@ -591,10 +597,14 @@ pub(super) fn claims(name: &str, title: String, decided: &[Decided]) -> Table {
         ],
         rows,
         notes: vec![
-            "Decided by rule: see “How it was measured”. p is the signed-rank test's, after Holm's correction over the comparisons of the table.".into(),
+            "Decided by rule: see “How it was measured”. p is the signed-rank test's, after Holm's correction over the comparisons of the table; a claim of no difference uses none. The margin of ± is ours.".into(),
         ],
+    };
+    if !of_paper {
+        table.columns.truncate(5);
     }
+    table
 }
 
 /// How claims are decided: [`Claim::verdict`] in words.
-pub(super) const RULE: &str = "Lower and higher hold when the 95 % interval of the mean difference lies wholly on the claimed side and the signed-rank p-value is below 0.05 after Holm's correction, and fail when both hold for the other side. The same within ±m holds when the interval lies wholly within ±m and fails when it lies wholly outside: a test that finds no difference does not show that there is none. All else is undecided. NLL (foreground) is what the paper's tables hold, the foreground's term alone, which a confident false positive does not raise; NLL (proper) is the paper's Eq. 1.";
+pub(super) const RULE: &str = "Lower and higher hold when the 95 % interval of the mean difference lies wholly on the claimed side and the signed-rank p-value is below 0.05 after Holm's correction, and fail when both hold for the other side. The same within ±m holds when the interval lies wholly within ±m and fails when it lies wholly outside: a test that finds no difference does not show that there is none. The margin m is ours, since the paper gives none: 0.01 where nothing else is said, about the half-width of the paper's own intervals. All else is undecided. NLL (foreground) is what the paper's tables hold, the foreground's term alone, which a confident false positive does not raise; NLL (proper) is the paper's Eq. 1.";

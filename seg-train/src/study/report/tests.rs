@@ -45,7 +45,7 @@ fn study(
             runs.push(PlannedRun {
                 name: name.clone(),
                 reduced: Some("small".into()),
-                images: [1, 1, 1],
+                images: [1, 1, 0],
                 experiment,
             });
             let progress = values(loss, seed).map_or(Progress::Begun(0), |values| {
@@ -106,7 +106,7 @@ loss = 'dice++'
 than = 'dice'
 is = 'lower'
 section = 'III-B'
-p = { drive = 6e-8 }
+p = { drive = 'p = 6e-8' }
 ";
 
 /// `count` images, DSC++ lower by a tenth and a little that differs from image to image.
