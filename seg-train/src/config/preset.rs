@@ -27,8 +27,8 @@ pub enum Preset {
     /// outside the image of no class.
     Authors,
     /// The paper's recipe at a size that two processor cores train in minutes: 128 × 128 pixels, 16 channels, and a fixed
-    /// number of epochs a data set, from its row in [`KINDS`](crate::data::KINDS). The learning rate falls after an eighth of them without
-    /// improvement.
+    /// number of epochs a data set, from its row in [`KINDS`](crate::data::KINDS). The learning rate falls after an eighth of them, at
+    /// least two, without improvement.
     Cpu,
 }
 
