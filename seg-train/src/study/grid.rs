@@ -452,6 +452,15 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_the_documentation_is_a_grid() {
+        let page = include_str!("../../../docs/studies.md");
+        let (_, rest) = page.split_once("```toml\n").unwrap();
+        let grid = Grid::parse(rest.split_once("```").unwrap().0).unwrap();
+        assert_eq!(grid.setting_names(), [Some("narrow"), Some("wide")]);
+        assert_eq!((grid.losses.len(), grid.claims.len()), (3, 1));
+    }
+
+    #[test]
     fn errors_say_what_was_expected() {
         for (more, expected) in [
             (
