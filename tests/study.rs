@@ -104,7 +104,7 @@ fn a_grid_is_run_once_and_its_report_says_what_holds_and_what_is_not_there() {
         "{errors}"
     );
     assert!(errors.contains("4 of 4 runs"), "{errors}");
-    assert!(said.contains("| grid | NLL (proper) |"), "{said}");
+    assert!(said.contains("grid   NLL (proper)"), "{said}");
     let out = home.path().join("runs/grid");
     let before = report(&out);
     let page = String::from_utf8_lossy(&before["index.html"]).into_owned();

@@ -28,6 +28,7 @@ use crate::{
     report::{
         document::{Cell, Column, Kind, Row, Table, identifier},
         page::{Block, Page, Section},
+        table::align_left,
     },
     run_folder::write_whole,
 };
@@ -98,10 +99,23 @@ pub fn write(out: &Path, plan: &Plan) -> Result<Summary> {
     files.extend(forms(&page));
     write_files(&folder, &page, &files)?;
     Ok(Summary {
-        text: tally.map_or(String::new(), |table| table.markdown() + "\n"),
+        text: tally.map_or_else(String::new, |table| plain(&table)),
         page: folder.join("index.html"),
         undone: results.undone(),
     })
+}
+
+/// A table for the terminal: its title and rows, without marks.
+fn plain(table: &Table) -> String {
+    let titles = table.columns.iter().map(|column| column.title.clone());
+    let mut rows = vec![titles.collect::<Vec<String>>()];
+    rows.extend(
+        table
+            .rows
+            .iter()
+            .map(|row| row.cells.iter().map(|cell| cell.text.clone()).collect()),
+    );
+    format!("{}:\n\n{}\n", table.title, align_left(&rows))
 }
 
 /// The part of a grid that is a table: means, claims, plots, tests; and the claims as they were decided.

@@ -381,7 +381,10 @@ pub(super) fn comparisons(
                 let effect = |value: Option<f64>| {
                     value.map_or_else(
                         || "–".into(),
-                        |value| format!("{value:.2}").replace('-', "−"),
+                        |value| match format!("{value:.2}") {
+                            zero if zero == "-0.00" => "0.00".into(),
+                            other => other.replace('-', "−"),
+                        },
                     )
                 };
                 let mut row = Row::of([
@@ -419,19 +422,19 @@ pub(super) fn comparisons(
             Column::left("Difference"),
             Column::left("Metric"),
             Column::right("Images"),
-            Column::right("Mean (95 %)"),
+            Column::stacked("Mean (95 %)"),
             Column::right("Signed rank p"),
             Column::right("after Holm"),
             Column::right("Rank sum p"),
             Column::right("after Holm"),
-            Column::right("Rank biserial r"),
-            Column::right("Cliff's δ"),
+            Column::right("r"),
+            Column::right("δ"),
         ],
         rows,
         notes: vec![
             "Mean of the images' differences, with its 95 % interval by Student's t. Both tests are two-sided.".into(),
             "The images are the same for both losses, so the signed-rank test, which pairs them, is the right one; the rank-sum test is the paper's, takes the two sets of values for independent and its p-value from the normal distribution, and mostly finds less.".into(),
-            format!("Holm's correction is over the {} comparisons of this table, for each test by itself. Both effect sizes lie between −1 and 1: r of the pairs, δ of the two sets.", differences.len()),
+            format!("Holm's correction is over the {} comparisons of this table, for each test by itself. r is the matched-pairs rank-biserial correlation, δ Cliff's of the two sets of values; both lie between −1 and 1.", differences.len()),
         ],
     })
 }
