@@ -379,6 +379,7 @@ fn a_data_set_of_ones_own_has_every_figure_and_changed_data_never_meet_old_resul
     ends(home.path(), 0, &["collect", "out"]);
     let page = fs::read_to_string(home.path().join("out/report/index.html")).unwrap();
     assert!(page.contains("Not drawn: folder:own data: there is no folder"));
+    assert!(page.contains("Softmax thresholds on folder:own data"));
 
     // One more image: another split, and the results are of another test set.
     fs::rename(home.path().join("elsewhere"), &data).unwrap();

@@ -113,6 +113,19 @@ fn drawable<'a, 'b>(
     )
 }
 
+/// The image itself.
+fn original(seen: &Prepared) -> Picture {
+    Picture::new(pictures::image(&seen.image), format!("Image {}", seen.id))
+}
+
+/// What the annotator drew.
+fn truth(seen: &Prepared) -> Picture {
+    Picture::new(
+        pictures::mask(&seen.labels),
+        format!("Truth of {}", seen.id),
+    )
+}
+
 /// A sentence for what a figure lacks; empty where it lacks nothing.
 fn lacking(names: &[String]) -> String {
     if names.is_empty() {
@@ -157,13 +170,14 @@ pub(super) fn figure(
             Show::Table | Show::HeatMaps => Ok(Vec::new()),
         };
         // The tables do not need the data; a figure that does is no reason to have none of them.
-        blocks.extend(
-            drawn.unwrap_or_else(|error| {
-                vec![Block::Text(format!("Not drawn: {data}: {error:#}."))]
-            }),
-        );
+        blocks.extend(drawn.unwrap_or_else(|error| vec![not_drawn(data, &error)]));
     }
     blocks
+}
+
+/// What stands in the place of a figure that cannot be drawn.
+fn not_drawn(data: &str, error: &anyhow::Error) -> Block {
+    Block::Text(format!("Not drawn: {data}: {error:#}."))
 }
 
 /// One data set of a figure.
@@ -207,14 +221,8 @@ impl At<'_, '_> {
             rows.push(PictureRow {
                 label: name.clone(),
                 cells: vec![
-                    Some(Picture::new(
-                        pictures::image(&seen.image),
-                        format!("Image {}", seen.id),
-                    )),
-                    Some(Picture::new(
-                        pictures::mask(&seen.labels),
-                        format!("Truth of {}", seen.id),
-                    )),
+                    Some(original(&seen)),
+                    Some(truth(&seen)),
                     Some(Picture::new(
                         pictures::mask(&predicted),
                         format!("Mask predicted by {name}"),
@@ -251,14 +259,8 @@ impl At<'_, '_> {
             let name = label(self.grid, group);
             let [width, height] = [seen.labels.width, seen.labels.height];
             if cells.is_empty() {
-                cells.push(Some(Picture::new(
-                    pictures::image(&seen.image),
-                    format!("Image {}", seen.id),
-                )));
-                cells.push(Some(Picture::new(
-                    pictures::mask(&seen.labels),
-                    format!("Truth of {}", seen.id),
-                )));
+                cells.push(Some(original(&seen)));
+                cells.push(Some(truth(&seen)));
             }
             cells.push(Some(Picture::new(
                 pictures::heat(&p, width, height),
@@ -312,6 +314,13 @@ impl At<'_, '_> {
 
     /// Figure 4: recall, precision and Dice by threshold, and what three thresholds make of one image.
     fn thresholds(&mut self) -> Result<Vec<Block>> {
+        let mut runs = self.groups.iter().flat_map(|group| &group.runs);
+        if runs.any(|(_, finished)| finished.thresholds.is_empty()) {
+            return Ok(vec![Block::Text(format!(
+                "Not drawn: {}: a threshold decides between two classes, and here are more.",
+                self.data
+            ))]);
+        }
         let mut plots = Vec::new();
         let mut table = BTreeMap::new();
         for (column, (name, ratio)) in RATIOS.iter().enumerate() {
@@ -352,14 +361,33 @@ impl At<'_, '_> {
                 series,
             }));
         }
+        let numbers = self.threshold_table(&table);
+        // The curves need no image, and are there where the data are gone.
+        let overlays = self
+            .overlays()
+            .unwrap_or_else(|error| not_drawn(self.data, &error));
+        Ok(vec![
+            Block::Plots {
+                id: format!("{}-curves", self.name),
+                plots,
+                caption: format!(
+                    "Recall, precision and Dice by softmax threshold on {}: foreground is where p ≥ T. Bars are 95 % intervals of the mean over the test images.",
+                    self.data
+                ),
+            },
+            overlays,
+            Block::Table(numbers),
+            Block::Table(self.range_table()),
+        ])
+    }
+
+    /// The lower half of Figure 4: what some thresholds make of the image; a row a loss.
+    fn overlays(&mut self) -> Result<Block> {
         let mut rows = Vec::new();
         for group in self.groups.clone() {
             let (seen, p) = self.look(group)?;
             let name = label(self.grid, group);
-            let mut cells = vec![Some(Picture::new(
-                pictures::image(&seen.image),
-                format!("Image {}", seen.id),
-            ))];
+            let mut cells = vec![Some(original(&seen))];
             cells.extend(SHOWN.map(|t| {
                 Some(Picture::new(
                     pictures::errors(&seen.image, &p, t, &seen.labels),
@@ -370,27 +398,14 @@ impl At<'_, '_> {
         }
         let mut columns = vec!["Image".to_owned()];
         columns.extend(SHOWN.map(|t| format!("T = {t}")));
-        let numbers = self.threshold_table(&table);
-        Ok(vec![
-            Block::Plots {
-                id: format!("{}-curves", self.name),
-                plots,
-                caption: format!(
-                    "Recall, precision and Dice by softmax threshold on {}: foreground is where p ≥ T. Bars are 95 % intervals of the mean over the test images.",
-                    self.data
-                ),
-            },
-            Block::Pictures(Pictures {
-                id: self.name.clone(),
-                caption: self.caption("What thresholds make of"),
-                columns,
-                rows,
-                legend: errors_legend(),
-                colour_bar: false,
-            }),
-            Block::Table(numbers),
-            Block::Table(self.range_table()),
-        ])
+        Ok(Block::Pictures(Pictures {
+            id: self.name.clone(),
+            caption: self.caption("What thresholds make of"),
+            columns,
+            rows,
+            legend: errors_legend(),
+            colour_bar: false,
+        }))
     }
 
     /// How much there is to choose: what recall, precision and Dice change by between two thresholds.
@@ -521,14 +536,8 @@ fn heat_maps(
                     continue;
                 }
             };
-            cells[0] = Some(Picture::new(
-                pictures::image(&seen.image),
-                format!("Image {}", seen.id),
-            ));
-            cells[1] = Some(Picture::new(
-                pictures::mask(&seen.labels),
-                format!("Truth of {}", seen.id),
-            ));
+            cells[0] = Some(original(seen));
+            cells[1] = Some(truth(seen));
             if let Some(column) = columns.iter().position(|column| *column == name) {
                 cells[column] = Some(Picture::new(
                     pictures::heat(p, seen.labels.width, seen.labels.height),
