@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use candle_core::Device;
 
 use super::{
-    results::Group,
+    results::{Group, mean_and_interval},
     tables::{label, metric},
 };
 use crate::{
@@ -25,7 +25,6 @@ use crate::{
         },
     },
     run_folder::RunFolder,
-    stats::MeanInterval,
     study::{
         Compare, Grid, Show,
         plan::{PlannedGrid, PlannedRun, run_folder},
@@ -339,8 +338,7 @@ impl At<'_, '_> {
                         ratio(counts, empty)
                     });
                     let t = first.thresholds[0].counts[mark].0;
-                    let interval = MeanInterval::of(&values, 0.95).map(|interval| interval.t);
-                    let mean = values.iter().sum::<f64>() / values.len() as f64;
+                    let (mean, interval) = mean_and_interval(&values);
                     points.push(Point {
                         x: t,
                         y: mean,
@@ -428,8 +426,7 @@ impl At<'_, '_> {
                         };
                         Some(at(to)? - at(from)?)
                     });
-                    let mean = values.iter().sum::<f64>() / values.len() as f64;
-                    let interval = MeanInterval::of(&values, 0.95).map(|interval| interval.t);
+                    let (mean, interval) = mean_and_interval(&values);
                     cells.push(Cell::new(rounded(mean, interval)));
                 }
                 let mut row = Row::of(cells);

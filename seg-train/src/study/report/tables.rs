@@ -2,7 +2,7 @@
 
 use super::{
     differences::{COLUMNS, Differences},
-    results::{Group, Progress, Results},
+    results::{Group, Progress, Results, mean, mean_and_interval},
 };
 use crate::{
     metrics::ImageRow,
@@ -59,14 +59,6 @@ fn numbers<'a>(grid: &'a Grid, group: &Group<'_>) -> Option<&'a Numbers> {
     grid.numbers
         .iter()
         .find(|row| row.data == data && grid.position(&row.loss) == Some(group.loss))
-}
-
-fn interval(values: &[f64]) -> Option<MeanInterval> {
-    MeanInterval::of(values, 0.95)
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
 }
 
 /// What stands beside every row: whether it is reduced, and for how many epochs it was trained.
@@ -241,8 +233,8 @@ fn ours(
             numbers.push(Cell::new("–"));
             continue;
         }
-        let here = mean(&values);
-        let mut cell = Cell::new(rounded(here, interval(&values).map(|interval| interval.t)));
+        let (here, interval) = mean_and_interval(&values);
+        let mut cell = Cell::new(rounded(here, interval));
         let comparable = |other: &&&Group<'_>| {
             column(name).is_some_and(|read| other.images(read) == group.images(read))
         };
@@ -326,7 +318,7 @@ pub(super) fn values(planned: &PlannedGrid, groups: &[Group<'_>]) -> String {
             if values.is_empty() {
                 continue;
             }
-            let interval = interval(&values);
+            let interval = MeanInterval::of(&values, 0.95);
             let of = |ends: fn(&MeanInterval) -> [f64; 2]| interval.as_ref().map(ends);
             let bootstrap = bootstrap_mean(&values, 0.95, RESAMPLES, 0);
             let paper = numbers(&planned.grid, group).and_then(|row| row.of(name));
