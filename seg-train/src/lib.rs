@@ -1,5 +1,8 @@
 //! The reference trainer of `dice-losses`: the DSC++ paper's recipe, data sets, metrics and reports.
 
+// A test makes files of all kinds.
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
+
 pub mod augment;
 pub mod batches;
 pub mod cli;
@@ -20,6 +23,7 @@ pub mod run_folder;
 pub mod schedule;
 pub mod state;
 pub mod stats;
+pub mod store;
 pub mod study;
 mod threads;
 pub mod threshold;

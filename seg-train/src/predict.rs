@@ -19,6 +19,7 @@ use crate::{
     raster::Image,
     report::{canvas::save_png, colours::heat},
     resample::resize,
+    store,
 };
 
 /// What was found in one image.
@@ -168,8 +169,7 @@ pub fn segment(
 ///
 /// When it cannot be made.
 pub fn make_folder(out: &Path) -> Result<()> {
-    fs::create_dir_all(out)
-        .with_context(|| format!("the folder {} of --out cannot be made", out.display()))
+    store::create_folder(out)
 }
 
 fn stem(file: &Path) -> String {

@@ -5,8 +5,8 @@ pub mod tables;
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions},
-    io::{BufRead, BufReader, ErrorKind, Write},
+    fs::{self, File},
+    io::{BufRead, BufReader, ErrorKind},
     path::{Path, PathBuf},
 };
 
@@ -15,7 +15,7 @@ use seg_unet::InstructionSet;
 use serde::{Deserialize, Serialize};
 
 pub use self::parts::Parts;
-use crate::config::Experiment;
+use crate::{config::Experiment, store};
 
 /// The folder of one run.
 ///
@@ -117,8 +117,7 @@ impl RunFolder {
     /// A folder that already holds something is refused: a run never writes over another one.
     pub fn create(path: &Path) -> Result<Self> {
         refuse_taken(path)?;
-        fs::create_dir_all(path)
-            .with_context(|| format!("the run folder {} cannot be made", path.display()))?;
+        store::create_folder(path)?;
         Ok(Self { path: path.into() })
     }
 
@@ -161,7 +160,7 @@ impl RunFolder {
     ///
     /// When the folder cannot be written to.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        write_whole(&self.file(name), bytes)
+        store::write(&self.file(name), bytes)
     }
 
     /// Writes `run.toml`: the experiment in full, then the record.
@@ -223,12 +222,7 @@ impl RunFolder {
         let path = self.file("log.jsonl");
         let mut text = serde_json::to_string(line)?;
         text.push('\n');
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .and_then(|mut file| file.write_all(text.as_bytes()))
-            .with_context(|| format!("{} cannot be written", path.display()))
+        store::append(&path, text.as_bytes())
     }
 
     /// The lines of `log.jsonl`, oldest first; none when there is no such file yet.
@@ -355,23 +349,10 @@ pub fn first_free(base: &Path) -> PathBuf {
     path
 }
 
-/// Writes a file whole or not at all.
-///
-/// # Errors
-///
-/// When the file's folder cannot be written to.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut sibling = path.as_os_str().to_owned();
-    sibling.push(".part");
-    let sibling = PathBuf::from(sibling);
-    File::create(&sibling)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&sibling, path))
-        .with_context(|| format!("{} cannot be written", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{fs::OpenOptions, io::Write as _};
+
     use super::*;
 
     fn line(epoch: usize) -> EpochLine {

@@ -11,6 +11,7 @@ use crate::{
     evaluate::{check_threshold, evaluate},
     report::compare,
     run_folder::{RunFolder, first_free},
+    store,
 };
 
 pub(super) fn run(args: &EvalArgs) -> Result<(), Failure> {
@@ -47,7 +48,7 @@ pub(super) fn run(args: &EvalArgs) -> Result<(), Failure> {
             .threshold
             .map_or(String::new(), |t| format!("-threshold-{t}"));
         out = first_free(&out.join(format!("eval-{}{threshold}", data.name)));
-        std::fs::create_dir_all(&out).map_err(anyhow::Error::from)?;
+        store::create_folder(&out)?;
     }
     write_evaluation(&evaluated, &out)?;
     print(&format!(

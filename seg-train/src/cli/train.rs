@@ -21,8 +21,8 @@ use crate::{
     run_folder::{
         Parts, RunFolder, Runs, first_free, refuse_taken,
         tables::{write_reliability, write_rows, write_thresholds},
-        write_whole,
     },
+    store,
     study::plan::is_same,
     train::{End, train},
 };
@@ -144,13 +144,7 @@ pub(super) fn bring_to_end(path: &Path, experiment: &Experiment) -> Result<(), F
 /// Removes what [`begin`] leaves when it is cut off, and nothing else.
 fn remove_unbegun(path: &Path) -> Result<()> {
     for name in ["split.json", "split.json.part", "run.toml.part"] {
-        match std::fs::remove_file(path.join(name)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error)
-                    .with_context(|| format!("{} cannot be removed", path.join(name).display()));
-            }
-            _ => {}
-        }
+        store::remove(&path.join(name))?;
     }
     Ok(())
 }
@@ -239,7 +233,7 @@ fn several(out: &Path, names: &[String], data: &Dataset) -> Result<(), Failure> 
     }
     let comparison = compare::Comparison::of(&runs)?;
     write_json(&out.join("comparison.json"), &comparison)?;
-    write_whole(&out.join("comparison.md"), comparison.markdown().as_bytes())?;
+    store::write(&out.join("comparison.md"), comparison.markdown().as_bytes())?;
     picture_comparison(out, &runs, data)?;
     print(&format!("\n{}{}\n", comparison.text(), out.display()));
     Ok(())
@@ -357,7 +351,7 @@ fn from_here(data: &str) -> String {
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value)?;
     text.push('\n');
-    write_whole(path, text.as_bytes())
+    store::write(path, text.as_bytes())
 }
 
 /// Refuses one loss under two names; `experiments` hold the losses in full.

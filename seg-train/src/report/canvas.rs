@@ -11,7 +11,7 @@ use plotters::{
 };
 
 use super::colours::PAPER;
-use crate::run_folder::write_whole;
+use crate::store;
 
 /// The one font family: compiled in, so that pictures look the same on a machine without fonts.
 pub const FONT: &str = "DejaVu Sans";
@@ -139,7 +139,7 @@ where
     picture
         .write_to(&mut png, ImageFormat::Png)
         .with_context(|| format!("{} cannot be encoded", path.display()))?;
-    write_whole(path, png.get_ref())
+    store::write(path, png.get_ref())
 }
 
 /// The mixture that Plotters' translucent fills need.

@@ -17,7 +17,7 @@ use super::{
     document::{Table, html, identifier, markdown, markdown_paragraph},
     pictures::save_pictures,
 };
-use crate::run_folder::write_whole;
+use crate::store;
 
 /// A report.
 ///
@@ -192,7 +192,7 @@ impl Page {
             match block {
                 Block::Plots { id, plots, .. } => {
                     for (name, plot) in plot_files(id, plots.len()).into_iter().zip(plots) {
-                        write_whole(&folder.join(&name), plot.as_bytes())?;
+                        store::write(&folder.join(&name), plot.as_bytes())?;
                         written.push(name.into());
                     }
                 }

@@ -8,8 +8,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::write_whole;
 use crate::metrics::{Confusion, ImageRow, ImageThresholds, ReliabilityBin};
+use crate::store;
 
 /// One line of `thresholds.csv`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -114,7 +114,7 @@ fn write(lines: impl IntoIterator<Item = impl Serialize>, path: &Path) -> Result
     for line in lines {
         writer.serialize(line)?;
     }
-    write_whole(path, &writer.into_inner()?)
+    store::write(path, &writer.into_inner()?)
 }
 
 fn read<T: DeserializeOwned>(path: &Path, columns: &[&str]) -> Result<Vec<T>> {

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     config::{Experiment, Layers, Preset},
     data::Dataset,
-    run_folder::write_whole,
+    store,
 };
 
 /// What is to be run and reported; in its folder it is `plan.json`.
@@ -210,10 +210,9 @@ impl Plan {
     /// When the folder cannot be written to.
     pub fn write(&self, out: &Path) -> Result<()> {
         let runs = out.join("runs");
-        fs::create_dir_all(&runs)
-            .with_context(|| format!("the folder {} cannot be made", runs.display()))?;
+        store::create_folder(&runs)?;
         for run in &self.runs {
-            write_whole(
+            store::write(
                 &experiment_file(out, &run.name),
                 run.experiment.to_toml()?.as_bytes(),
             )?;
@@ -221,7 +220,7 @@ impl Plan {
         // Last: with it the folder is a grid's.
         let mut text = serde_json::to_string_pretty(self)?;
         text.push('\n');
-        write_whole(&out.join("plan.json"), text.as_bytes())
+        store::write(&out.join("plan.json"), text.as_bytes())
     }
 
     /// Reads `plan.json`.

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::plan::{Plan, PlannedRun, run_folder};
-use crate::run_folder::write_whole;
+use crate::store;
 
 /// The exit code of a process that found its run taken by another.
 pub const LOCKED: u8 = 3;
@@ -177,7 +177,7 @@ fn error_file(out: &Path, run: &str) -> PathBuf {
 ///
 /// When the folder cannot be written to.
 pub fn keep_error(out: &Path, run: &str, why: &str) -> Result<()> {
-    write_whole(&error_file(out, run), why.as_bytes())
+    store::write(&error_file(out, run), why.as_bytes())
 }
 
 /// Forgets an earlier failure: the run is tried again.
@@ -186,13 +186,7 @@ pub fn keep_error(out: &Path, run: &str, why: &str) -> Result<()> {
 ///
 /// When the folder cannot be written to.
 pub fn forget_error(out: &Path, run: &str) -> Result<()> {
-    let path = error_file(out, run);
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("{} cannot be removed", path.display()))
-        }
-        _ => Ok(()),
-    }
+    store::remove(&error_file(out, run))
 }
 
 /// Why a run failed when it was last tried.

@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use self::{
     differences::Differences,
@@ -30,7 +30,7 @@ use crate::{
         page::{Block, Page, Section},
         table::align_left,
     },
-    run_folder::write_whole,
+    store,
 };
 
 /// What was written.
@@ -53,8 +53,7 @@ pub struct Summary {
 pub fn write(out: &Path, plan: &Plan) -> Result<Summary> {
     let results = Results::read(out, plan)?;
     let folder = out.join("report");
-    fs::create_dir_all(&folder)
-        .with_context(|| format!("the folder {} cannot be made", folder.display()))?;
+    store::create_folder(&folder)?;
     let mut predictions = Predictions::new(out);
     let mut sections = Vec::new();
     let mut all_claims = Vec::new();
@@ -189,16 +188,16 @@ fn write_files(folder: &Path, page: &Page, files: &[(String, String)]) -> Result
         .map(|name| name.display().to_string())
         .collect();
     for (name, text) in files {
-        write_whole(&folder.join(name), text.as_bytes())?;
+        store::write(&folder.join(name), text.as_bytes())?;
         names.push(name.clone());
     }
     for name in earlier.iter().filter(|name| !names.contains(name)) {
         // One that is gone already is what was wanted; and a name that leads elsewhere was written by nobody here.
         if Path::new(name).components().count() == 1 {
-            let _ = fs::remove_file(folder.join(name));
+            let _ = store::remove(&folder.join(name));
         }
     }
-    write_whole(&list, &serde_json::to_vec(&names)?)
+    store::write(&list, &serde_json::to_vec(&names)?)
 }
 
 /// The page's words and tables alone.

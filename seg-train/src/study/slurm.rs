@@ -1,14 +1,13 @@
 //! Runs on a cluster: one Slurm job array on a shared folder, and a job after it that makes the report.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context, Result, bail};
 
-use crate::run_folder::{first_free, write_whole};
+use crate::{run_folder::first_free, store};
 
 /// What a job asks Slurm for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -165,11 +164,10 @@ pub fn next_folder(out: &Path) -> PathBuf {
 ///
 /// When there is no `sbatch`, or it refuses; the message is its own.
 pub fn submit(folder: &Path, scripts: &Scripts) -> Result<Submitted> {
-    fs::create_dir_all(folder)
-        .with_context(|| format!("the folder {} cannot be made", folder.display()))?;
+    store::create_folder(folder)?;
     let (array, collect) = (folder.join("array.sh"), folder.join("collect.sh"));
-    write_whole(&array, scripts.array.as_bytes())?;
-    write_whole(&collect, scripts.collect.as_bytes())?;
+    store::write(&array, scripts.array.as_bytes())?;
+    store::write(&collect, scripts.collect.as_bytes())?;
     let array = sbatch(&[], &array)?;
     // After any end: runs that failed are named in the report.
     let collect = sbatch(&[&format!("--dependency=afterany:{array}")], &collect)?;
