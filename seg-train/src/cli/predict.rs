@@ -42,6 +42,7 @@ pub(super) fn run(args: &PredictArgs) -> Result<(), Failure> {
                 found.size[1],
                 100.0 * found.share
             )),
+            Err(error) if files.len() == 1 => return Err(error.into()),
             // The rest of a folder is worth having: the exit code tells that one was bad.
             Err(error) => {
                 failed += 1;

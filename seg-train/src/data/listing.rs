@@ -134,14 +134,18 @@ fn entries(folder: &Path, keep: impl Fn(&DirEntry, &Path) -> Result<bool>) -> Re
 /// Refuses a name that a table or a terminal could not show: two of them could look alike, or like something else.
 pub(crate) fn check_name(path: &Path) -> Result<()> {
     let name = path.file_name().unwrap_or_default();
-    let folder = path.parent().unwrap_or(path).display();
-    match name.to_str() {
-        None => bail!("the name {name:?} in {folder} is no UTF-8; rename the file"),
-        Some(text) if text.contains(char::is_control) => {
-            bail!("the name {name:?} in {folder} holds a control character; rename the file")
-        }
-        Some(_) => Ok(()),
-    }
+    let fault = match name.to_str() {
+        None => "is no UTF-8",
+        Some(text) if text.contains(char::is_control) => "holds a control character",
+        Some(_) => return Ok(()),
+    };
+    // With quotation marks, and what cannot be printed escaped.
+    #[expect(clippy::unnecessary_debug_formatting)]
+    let (name, folder) = (format!("{name:?}"), path.parent().unwrap_or(path));
+    bail!(
+        "the name {name} in {} {fault}; rename the file",
+        folder.display()
+    )
 }
 
 /// A path on one line.

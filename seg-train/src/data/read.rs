@@ -288,7 +288,7 @@ fn refuse_unbounded(path: &Path, decoded: &DynamicImage) -> Result<()> {
         DynamicImage::ImageRgba32F(image) => (image, 4),
         _ => return Ok(()),
     };
-    let is_bad = |value: &f32| !(value.abs() <= LARGEST);
+    let is_bad = |value: &f32| value.is_nan() || value.abs() > LARGEST;
     if let Some(at) = samples.iter().position(is_bad) {
         let (pixel, width) = (at / channels, decoded.width() as usize);
         bail!(
