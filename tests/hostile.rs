@@ -24,11 +24,13 @@ use table::Expected;
 const MEMORY_KIB: u64 = 200_000_000 / 1024;
 const HUNDREDTHS: u64 = 200;
 
+type Make = dyn Fn(&Path) -> Vec<String> + Send + Sync;
+
 /// One file or folder, the command that meets it, and what is to come of it.
 pub(crate) struct Row {
     name: String,
     /// Makes it in the row's own folder, and gives the command's arguments, in which `@` is that folder.
-    make: Box<dyn Fn(&Path) -> Vec<String> + Send + Sync>,
+    make: Box<Make>,
     /// Which good file is its measure.
     like: Like,
     expected: Expected,

@@ -62,7 +62,7 @@ pub(super) fn stored(data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-pub(super) fn chunk(name: &[u8; 4], data: &[u8]) -> Vec<u8> {
+pub(super) fn chunk(name: [u8; 4], data: &[u8]) -> Vec<u8> {
     let body = [&name[..], data].concat();
     let length = (data.len() as u32).to_be_bytes();
     [&length[..], &body, &crc(&body).to_be_bytes()].concat()
@@ -79,10 +79,10 @@ pub(super) fn png(
     let header = [&sides[..], &[bits, colour, 0, 0, 0]].concat();
     [
         &b"\x89PNG\r\n\x1a\n"[..],
-        &chunk(b"IHDR", &header),
+        &chunk(*b"IHDR", &header),
         &before.concat(),
-        &chunk(b"IDAT", &stored(rows)),
-        &chunk(b"IEND", &[]),
+        &chunk(*b"IDAT", &stored(rows)),
+        &chunk(*b"IEND", &[]),
     ]
     .concat()
 }

@@ -1,5 +1,7 @@
 //! The files, a row each.
 
+#![allow(clippy::too_many_lines)] // tables are as long as they are
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -25,6 +27,10 @@ pub(crate) enum Expected {
 }
 
 use Expected::{Refused, Works};
+
+const WEIGHTS: &str = "best.safetensors";
+const CONFIG: &str = "run.toml";
+const OTHER: &str = "give the in_channels, classes, width and depth they were trained with";
 
 fn bad(sentence: &str) -> Expected {
     Refused(1, sentence.into())
@@ -165,22 +171,22 @@ impl Table {
             ("four-bit.png", png(small, (4, 0), &[], &zeros(4))),
             (
                 "palette1.png",
-                png(small, (1, 3), &[chunk(b"PLTE", &palette[..6])], &zeros(1)),
+                png(small, (1, 3), &[chunk(*b"PLTE", &palette[..6])], &zeros(1)),
             ),
             (
                 "palette4.png",
-                png(small, (4, 3), &[chunk(b"PLTE", &palette)], &zeros(4)),
+                png(small, (4, 3), &[chunk(*b"PLTE", &palette)], &zeros(4)),
             ),
             (
                 "palette8.png",
-                png(small, (8, 3), &[chunk(b"PLTE", &palette)], &zeros(8)),
+                png(small, (8, 3), &[chunk(*b"PLTE", &palette)], &zeros(8)),
             ),
             (
                 "animation-of-one.png",
                 png(
                     small,
                     (8, 0),
-                    &[chunk(b"acTL", &[0, 0, 0, 1, 0, 0, 0, 0])],
+                    &[chunk(*b"acTL", &[0, 0, 0, 1, 0, 0, 0, 0])],
                     &zeros(8),
                 ),
             ),
@@ -434,7 +440,7 @@ impl Table {
             page.retain(|(known, ..)| *known != tag);
             tiff(&[7; 64], &[page], 0)
         };
-        let plain = tiff(&[7; 64], &[grey.clone()], 0);
+        let plain = tiff(&[7; 64], std::slice::from_ref(&grey), 0);
         let broken: Vec<(&str, Vec<u8>)> = vec![
             ("checksum.png", with(sound.clone(), 29, &[1, 2, 3, 4])),
             (
@@ -449,7 +455,7 @@ impl Table {
             ("too-few-rows.png", png(small, (8, 0), &[], &[0; 20])),
             (
                 "no-pixels.png",
-                [&sound[..33], &chunk(b"IEND", &[])].concat(),
+                [&sound[..33], &chunk(*b"IEND", &[])].concat(),
             ),
             (
                 "chunk-without-end.png",
@@ -457,7 +463,12 @@ impl Table {
             ),
             (
                 "no-stream.png",
-                [&sound[..33], &chunk(b"IDAT", b"junk"), &chunk(b"IEND", &[])].concat(),
+                [
+                    &sound[..33],
+                    &chunk(*b"IDAT", b"junk"),
+                    &chunk(*b"IEND", &[]),
+                ]
+                .concat(),
             ),
             ("two-headers.png", [&sound[..33], &sound[8..]].concat()),
             ("no-tables.jpg", vec![0xFF, 0xD8, 0xFF, 0xD9]),
@@ -516,7 +527,7 @@ impl Table {
                 png(
                     small,
                     (8, 0),
-                    &[chunk(b"iCCP", &[b"p\0\0".as_slice(), &bomb].concat())],
+                    &[chunk(*b"iCCP", &[b"p\0\0".as_slice(), &bomb].concat())],
                     &zeros(8),
                 ),
             ),
@@ -525,13 +536,18 @@ impl Table {
                 png(
                     small,
                     (8, 0),
-                    &vec![chunk(b"zTXt", &[b"t\0\0".as_slice(), b"junk"].concat()); 1000],
+                    &vec![chunk(*b"zTXt", &[b"t\0\0".as_slice(), b"junk"].concat()); 1000],
                     &zeros(8),
                 ),
             ),
             (
                 "chunk.png",
-                png(small, (8, 0), &[chunk(b"abCd", &[7; 100_000])], &zeros(8)),
+                png(
+                    small,
+                    (8, 0),
+                    &[chunk(*b"abCd", &vec![7; 100_000])],
+                    &zeros(8),
+                ),
             ),
         ] {
             self.predicts(file, bytes, Works);
@@ -555,7 +571,7 @@ impl Table {
             png(
                 small,
                 (8, 0),
-                &[chunk(b"acTL", &[0, 0, 0, n, 0, 0, 0, 0])],
+                &[chunk(*b"acTL", &[0, 0, 0, n, 0, 0, 0, 0])],
                 &zeros(8),
             )
         };
@@ -984,8 +1000,6 @@ impl Table {
 
     /// Weights.
     fn weights(&mut self) {
-        const FILE: &str = "best.safetensors";
-        const OTHER: &str = "give the in_channels, classes, width and depth they were trained with";
         let damaged = |reason: &str| {
             bad(&format!(
                 "bytes that are not whole safetensors ({reason}); expected a file that this network was saved to: copy it \
@@ -1002,20 +1016,30 @@ impl Table {
         ] {
             self.run(
                 &format!("{keep} bytes"),
-                FILE,
+                WEIGHTS,
                 damaged(reason),
                 move |file| file[..keep].to_vec(),
             );
         }
         let uncovered = "incomplete metadata, file not fully covered";
-        self.run("a byte is missing", FILE, damaged(uncovered), |mut file| {
-            file.pop();
-            file
-        });
-        self.run("a byte too many", FILE, damaged(uncovered), |mut file| {
-            file.push(0);
-            file
-        });
+        self.run(
+            "a byte is missing",
+            WEIGHTS,
+            damaged(uncovered),
+            |mut file| {
+                file.pop();
+                file
+            },
+        );
+        self.run(
+            "a byte too many",
+            WEIGHTS,
+            damaged(uncovered),
+            |mut file| {
+                file.push(0);
+                file
+            },
+        );
         for (length, reason) in [
             (u64::MAX, "header too large"),
             (1 << 40, "header too large"),
@@ -1025,7 +1049,7 @@ impl Table {
         ] {
             self.run(
                 &format!("a header of {length}"),
-                FILE,
+                WEIGHTS,
                 damaged(reason),
                 move |file| with(file, 0, &length.to_le_bytes()),
             );
@@ -1047,20 +1071,20 @@ impl Table {
             ("offsets that overlap", r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}}"#.into()),
             ("offsets of another length", r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}"#.into()),
         ] {
-            self.run(name, FILE, bad(whole), move |_| safetensors(header.as_bytes(), &[0; 4]));
+            self.run(name, WEIGHTS, bad(whole), move |_| safetensors(header.as_bytes(), &[0; 4]));
         }
         self.run(
             "no text",
-            FILE,
+            WEIGHTS,
             damaged("invalid UTF-8 in header: invalid utf-8 sequence of 1 bytes from index 0"),
             |_| safetensors(&[0xFF; 50], &[]),
         );
-        self.run("an archive", FILE, damaged("header too large"), |_| {
+        self.run("an archive", WEIGHTS, damaged("header too large"), |_| {
             b"PK\x03\x04 not safetensors".to_vec()
         });
         self.run(
             "no tensors",
-            FILE,
+            WEIGHTS,
             fault(&format!(
                 "tensor enc0.conv1.weight is missing among 0; expected F32 [2, 1, 3, 3]: {OTHER}"
             )),
@@ -1068,7 +1092,7 @@ impl Table {
         );
         self.run(
             "a tensor is missing",
-            FILE,
+            WEIGHTS,
             fault(&format!(
                 "tensor head.bias is missing among 28; expected F32 [2]: {OTHER}"
             )),
@@ -1079,14 +1103,14 @@ impl Table {
                 })
             },
         );
-        self.run("a tensor too many", FILE, fault(&format!("tensor another [1] is unknown; expected the 28 tensors of this network alone: {OTHER}")), |file| {
+        self.run("a tensor too many", WEIGHTS, fault(&format!("tensor another [1] is unknown; expected the 28 tensors of this network alone: {OTHER}")), |file| {
             rewritten(&file, |header, data| {
                 let end = data.len();
                 header["another"] = serde_json::json!({"dtype": "F32", "shape": [1], "data_offsets": [end, end + 4]});
                 data.extend([0; 4]);
             })
         });
-        self.run("a tensor of two lines too many", FILE, fault(&format!(r"tensor a\nb\u{{1b}} [1] is unknown; expected the 28 tensors of this network alone: {OTHER}")), |file| {
+        self.run("a tensor of two lines too many", WEIGHTS, fault(&format!(r"tensor a\nb\u{{1b}} [1] is unknown; expected the 28 tensors of this network alone: {OTHER}")), |file| {
             rewritten(&file, |header, data| {
                 let end = data.len();
                 header["a\nb\u{1b}"] = serde_json::json!({"dtype": "F32", "shape": [1], "data_offsets": [end, end + 4]});
@@ -1100,13 +1124,13 @@ impl Table {
         ] {
             self.run(
                 &format!("a shape of {shape}"),
-                FILE,
+                WEIGHTS,
                 fault(&format!(
                     "tensor head.bias has shape {shown}; expected [2]: {OTHER}"
                 )),
                 move |file| {
                     rewritten(&file, |header, _| {
-                        header["head.bias"]["shape"] = serde_json::from_str(shape).unwrap()
+                        header["head.bias"]["shape"] = serde_json::from_str(shape).unwrap();
                     })
                 },
             );
@@ -1114,13 +1138,13 @@ impl Table {
         for dtype in ["I32", "U32"] {
             self.run(
                 dtype,
-                FILE,
+                WEIGHTS,
                 fault(&format!(
                     "tensor head.bias is {dtype}; expected F32: convert all of the weights to F32"
                 )),
                 move |file| {
                     rewritten(&file, |header, _| {
-                        header["head.bias"]["dtype"] = dtype.into()
+                        header["head.bias"]["dtype"] = dtype.into();
                     })
                 },
             );
@@ -1138,7 +1162,7 @@ impl Table {
         ] {
             self.run(
                 &format!("{dtype} of as many bytes"),
-                FILE,
+                WEIGHTS,
                 fault(&format!(
                     "tensor head.bias has shape [{sides}]; expected [2]: {OTHER}"
                 )),
@@ -1155,16 +1179,16 @@ impl Table {
             (f32::INFINITY, "inf"),
             (f32::NEG_INFINITY, "-inf"),
         ] {
-            self.run(shown, FILE, fault(&format!("tensor head.bias holds {shown}; expected finite numbers: the training had diverged, so take an earlier file")), move |file| {
+            self.run(shown, WEIGHTS, fault(&format!("tensor head.bias holds {shown}; expected finite numbers: the training had diverged, so take an earlier file")), move |file| {
                 rewritten(&file, |header, data| {
                     let at = header["head.bias"]["data_offsets"][0].as_u64().unwrap() as usize;
                     data[at..at + 4].copy_from_slice(&value.to_le_bytes());
                 })
             });
         }
-        self.run("a header with notes", FILE, Works, |file| {
+        self.run("a header with notes", WEIGHTS, Works, |file| {
             rewritten(&file, |header, _| {
-                header["__metadata__"] = serde_json::json!({"by": "<script>"})
+                header["__metadata__"] = serde_json::json!({"by": "<script>"});
             })
         });
         let good = self.good.clone();
@@ -1420,7 +1444,10 @@ impl Table {
             ),
             (
                 "many keys",
-                (0..40_000).map(|n| format!("k{n} = 1\n")).collect(),
+                (0..40_000)
+                    .map(|n| format!("k{n} = 1"))
+                    .collect::<Vec<_>>()
+                    .join("\n"),
                 "unknown key `k0`",
             ),
             (
@@ -1468,7 +1495,6 @@ impl Table {
                 },
             );
         }
-        const FILE: &str = "run.toml";
         for (name, from, to, sentence) in [
             (
                 "an unknown key",
@@ -1502,7 +1528,7 @@ impl Table {
             ),
             ("no syntax", "seed = 0", "seed", "@/run/run.toml: line "),
         ] {
-            self.run(name, FILE, bad(sentence), move |text| {
+            self.run(name, CONFIG, bad(sentence), move |text| {
                 let text = String::from_utf8(text).unwrap();
                 assert!(text.contains(from), "{text}");
                 text.replacen(from, to, 1).into()
@@ -1521,18 +1547,20 @@ impl Table {
                 "@/run/run.toml cannot be read: it has more than 1048576 bytes",
             ),
         ] {
-            self.run(name, FILE, bad(sentence), move |_| text.clone());
+            self.run(name, CONFIG, bad(sentence), move |_| text.clone());
         }
-        self.run("of a version without the newer keys", FILE, Works, |text| {
-            let text = String::from_utf8(text).unwrap();
-            let lines = text.lines().filter(|line| {
-                !line.starts_with("max_pixels") && !line.starts_with("follow_links")
-            });
-            lines
-                .map(|line| format!("{line}\n"))
-                .collect::<String>()
-                .into()
-        });
+        self.run(
+            "of a version without the newer keys",
+            CONFIG,
+            Works,
+            |text| {
+                let text = String::from_utf8(text).unwrap();
+                let lines = text.lines().filter(|line| {
+                    !line.starts_with("max_pixels") && !line.starts_with("follow_links")
+                });
+                lines.collect::<Vec<_>>().join("\n").into()
+            },
+        );
     }
 
     /// Keys of `--set`.

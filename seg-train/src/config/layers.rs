@@ -161,8 +161,7 @@ fn parse_size(text: &str) -> Result<[i64; 2]> {
 pub(crate) fn parse(text: &str) -> Result<Table> {
     text.parse().map_err(|error: toml::de::Error| {
         let line = error.span().map_or(1, |span| {
-            let before = &text.as_bytes()[..span.start.min(text.len())];
-            1 + before.iter().filter(|&&byte| byte == b'\n').count()
+            1 + text.get(..span.start).unwrap_or(text).matches('\n').count()
         });
         anyhow::anyhow!("line {line}: {}", error.message())
     })
