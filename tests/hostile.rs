@@ -2,6 +2,7 @@
 //! soon and without filling the memory; what is only unusual works.
 
 mod build;
+mod page;
 mod table;
 
 use std::{
@@ -41,6 +42,8 @@ pub(crate) struct Row {
 pub(crate) enum Like {
     Predicted,
     Trained,
+    /// Trained by a configuration, on generated images.
+    Configured,
 }
 
 /// What a run of the program took: its peak of memory in KiB and its time in hundredths of a second.
@@ -48,6 +51,26 @@ pub(crate) enum Like {
 struct Took {
     memory: u64,
     time: u64,
+}
+
+/// The most that any row took beyond a good file, and which row.
+#[derive(Default)]
+struct Beyond {
+    memory: (u64, String),
+    time: (u64, String),
+}
+
+impl Beyond {
+    fn see(&mut self, took: Took, good: Took, name: &str) {
+        for (most, took, good) in [
+            (&mut self.memory, took.memory, good.memory),
+            (&mut self.time, took.time, good.time),
+        ] {
+            if took.saturating_sub(good) > most.0 {
+                *most = (took - good, name.into());
+            }
+        }
+    }
 }
 
 struct Ended {
@@ -180,8 +203,15 @@ fn every_hostile_file_gets_one_line_soon_and_every_unusual_one_works() {
     );
     assert_eq!(predicted.code, Some(0), "{}", predicted.errors);
 
+    fs::write(good.join("c.toml"), table::CONFIGURATION).unwrap();
+    let configured = run(
+        &good,
+        &words(&["--config", "c.toml", "--out", "configured"]),
+    );
+    assert_eq!(configured.code, Some(0), "{}", configured.errors);
+
     let (next, faults) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    let most = Mutex::new((0, 0));
+    let most = Mutex::new(Beyond::default());
     let work = || {
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
@@ -197,11 +227,10 @@ fn every_hostile_file_gets_one_line_soon_and_every_unusual_one_works() {
             let good = match row.like {
                 Like::Predicted => predicted.took,
                 Like::Trained => trained.took,
+                Like::Configured => configured.took,
             };
             if let (Some(took), Some(good)) = (ended.took, good) {
-                let mut most = most.lock().unwrap();
-                most.0 = most.0.max(took.memory.saturating_sub(good.memory));
-                most.1 = most.1.max(took.time.saturating_sub(good.time));
+                most.lock().unwrap().see(took, good, &row.name);
             }
             if let Some(fault) = fault(row, &folder, &ended, good) {
                 let mut faults = faults.lock().unwrap();
@@ -224,11 +253,14 @@ fn every_hostile_file_gets_one_line_soon_and_every_unusual_one_works() {
         faults.join("\n")
     );
     assert!(rows.len() >= 200, "{} rows", rows.len());
-    let (memory, time) = most.into_inner().unwrap();
+    let Beyond { memory, time } = most.into_inner().unwrap();
     let took = match predicted.took {
         Some(_) => format!(
-            "at most {} MB and {time} hundredths of a second beyond a good file",
-            memory / 1000
+            "beyond a good file at most {} MB ({}) and {} hundredths of a second ({})",
+            memory.0 / 1000,
+            memory.1,
+            time.0,
+            time.1
         ),
         None => "memory and time are not known here: there is no /proc".into(),
     };

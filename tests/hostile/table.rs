@@ -28,6 +28,21 @@ pub(crate) enum Expected {
 
 use Expected::{Refused, Works};
 
+/// The least configuration that says all that is needed.
+pub(super) const CONFIGURATION: &str = "loss = 'dice'
+[recipe]
+epochs = 1
+[preprocess]
+size = [16, 16]
+[unet]
+width = 2
+depth = 1
+[data.phantom]
+train = 2
+val = 1
+test = 1
+";
+
 const WEIGHTS: &str = "best.safetensors";
 const CONFIG: &str = "run.toml";
 const OTHER: &str = "give the in_channels, classes, width and depth they were trained with";
@@ -945,6 +960,25 @@ impl Table {
                 symlink("/dev/zero", folder.join("images/1.png")).unwrap();
             },
         );
+        // The administrator may read every file.
+        let forbid = |path: &Path| {
+            use std::os::unix::fs::PermissionsExt as _;
+            fs::set_permissions(path, fs::Permissions::from_mode(0)).unwrap();
+        };
+        let probe = tempfile::NamedTempFile::new().unwrap();
+        forbid(probe.path());
+        let expected = match fs::File::open(probe.path()) {
+            Ok(_) => Works,
+            Err(_) => bad("@/images/1.png cannot be read: Permission denied (os error 13)"),
+        };
+        self.folder(
+            "a file that may not be read",
+            &[],
+            expected,
+            move |folder| {
+                forbid(&folder.join("images/1.png"));
+            },
+        );
         self.folder(
             "a link to a folder, named like an image",
             &[],
@@ -1209,12 +1243,11 @@ impl Table {
 
     /// Configurations.
     fn texts(&mut self) {
-        let small = "loss = 'dice'\n[recipe]\nepochs = 1\n[preprocess]\nsize = [16, 16]\n[unet]\nwidth = 2\ndepth = 1\n\
-                     [data.phantom]\ntrain = 2\nval = 1\ntest = 1\n";
+        let small = CONFIGURATION;
         let mut config = |name: &str, text: Vec<u8>, expected: Expected| {
             self.add(
                 format!("config: {name}"),
-                Like::Trained,
+                Like::Configured,
                 expected,
                 move |folder| {
                     fs::write(folder.join("c.toml"), &text).unwrap();
@@ -1482,7 +1515,7 @@ impl Table {
             let sentence = format!("the file {path} of --config cannot be read: {reason}");
             self.add(
                 format!("config: {path}"),
-                Like::Trained,
+                Like::Configured,
                 misused(&sentence),
                 move |folder| {
                     if path == "@/pipe" {
@@ -1605,7 +1638,7 @@ impl Table {
             let shown: String = set.chars().take(30).collect();
             self.add(
                 format!("--set {shown}"),
-                Like::Trained,
+                Like::Configured,
                 misused(sentence),
                 move |_| words(&["--loss", "dice", "--out", "@/run", "--set", &set]),
             );
@@ -1630,7 +1663,7 @@ impl Table {
         ] {
             self.add(
                 format!("--size {size}"),
-                Like::Trained,
+                Like::Configured,
                 misused(sentence),
                 move |_| {
                     words(&[
