@@ -963,7 +963,7 @@ impl Table {
         // The administrator may read every file.
         let forbid = |path: &Path| {
             use std::os::unix::fs::PermissionsExt as _;
-            fs::set_permissions(path, fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap();
         };
         let probe = tempfile::NamedTempFile::new().unwrap();
         forbid(probe.path());
@@ -1354,6 +1354,12 @@ impl Table {
                 "a huge size",
                 "preprocess.size = [4611686018427387904, 8]",
                 "is too large; expected at most 2^26 pixels, such as 8192x8192",
+            ),
+            (
+                "terabytes of maps",
+                "preprocess.size = [8192, 8192]\nunet.width = 128",
+                "size 8192x8192 makes 8589934592 values of unet.width = 128; expected at most 2^32, 16 GiB in f32: take a \
+                 smaller size or width",
             ),
             ("no size", "preprocess.size = []", "invalid length 0"),
             (
