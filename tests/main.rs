@@ -6,6 +6,7 @@ mod finite;
 mod fused;
 mod golden;
 mod gradients;
+mod hostile;
 mod laws;
 mod operations;
 mod study;

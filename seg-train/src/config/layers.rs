@@ -177,7 +177,7 @@ fn parse_size(text: &str) -> Result<[i64; 2]> {
 pub(crate) fn parse(text: &str) -> Result<Table> {
     text.parse().map_err(|error: toml::de::Error| {
         let line = error.span().map_or(1, |span| {
-            text[..span.start.min(text.len())].lines().count().max(1)
+            1 + text.get(..span.start).unwrap_or(text).matches('\n').count()
         });
         anyhow::anyhow!("line {line}: {}", error.message())
     })
@@ -194,6 +194,9 @@ fn sentence(error: &toml::de::Error) -> anyhow::Error {
     anyhow::anyhow!("{}", text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
+/// Parts of a key, more than any has.
+const MOST_PARTS: usize = 8;
+
 /// Reads `key=value`. The value is TOML; a bare word is taken as a string.
 fn assignment(text: &str) -> Result<Table> {
     let Some((key, value)) = text
@@ -205,9 +208,17 @@ fn assignment(text: &str) -> Result<Table> {
     if ["unet.in_channels", "unet.classes"].contains(&key) {
         bail!("--set {text}: {key} follows from the data set and cannot be set");
     }
+    // Before it becomes tables within tables, which would be as deep.
+    let parts = key.split('.').count();
+    if parts > MOST_PARTS {
+        bail!(
+            "--set: found a key of {parts} parts; expected at most {MOST_PARTS}, such as recipe.sgd.lr"
+        );
+    }
     let parsed = format!("value = {value}")
         .parse::<Table>()
         .ok()
+        .filter(|table| table.len() == 1)
         .and_then(|mut table| table.remove("value"));
     Ok(nested(key, parsed.unwrap_or_else(|| value.into())))
 }
