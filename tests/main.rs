@@ -2,10 +2,12 @@
 
 mod case;
 mod cli;
+mod corpus;
 mod finite;
 mod fused;
 mod golden;
 mod gradients;
 mod laws;
 mod operations;
+mod properties;
 mod study;
