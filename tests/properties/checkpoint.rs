@@ -14,7 +14,7 @@ use seg_unet::{UNet, UNetConfig};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use super::{assert_sentence, bytes::Choices};
+use super::{assert_names, bytes::Choices};
 
 const SMALL: UNetConfig = UNetConfig {
     in_channels: 1,
@@ -94,7 +94,7 @@ fn takes_the_weights(state: &State) {
             .map_err(|e| format!("{e:#}")),
     ] {
         if let Err(error) = taken {
-            assert_sentence(&error);
+            assert!(!error.trim().is_empty());
         }
     }
 }
@@ -108,13 +108,6 @@ fn assert_finite(name: &str, tensor: &Tensor) {
         sum.as_ref().is_ok_and(|sum| sum.is_finite()),
         "{name}: {sum:?}"
     );
-}
-
-#[track_caller]
-fn assert_names(error: &str, path: &Path) {
-    assert_sentence(error);
-    let path = path.display().to_string();
-    assert!(error.contains(&path), "{path} is not named: {error}");
 }
 
 /// The files of a network and of a run that are in order.

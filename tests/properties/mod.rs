@@ -15,3 +15,10 @@ fn assert_sentence(error: &str) {
         "no sentence on one line: {error:?}"
     );
 }
+
+/// An error about a file names it. The program puts it on one line, whatever a file or its decoder brought along.
+#[track_caller]
+fn assert_names(error: &str, path: &std::path::Path) {
+    let path = path.display().to_string();
+    assert!(error.contains(&path), "{path} is not named: {error}");
+}
