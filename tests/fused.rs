@@ -572,6 +572,25 @@ fn every_sum_shows_a_nan() {
     }
 }
 
+/// A view of no numbers may begin behind the last number of its tensor.
+#[test]
+fn no_pixels_behind_the_end_of_a_tensor_are_no_pixels() {
+    let logits = Tensor::zeros((1, 2, 3, 0), DType::F64, &Device::Cpu).unwrap();
+    let labels = Tensor::zeros((1, 3, 0), DType::U8, &Device::Cpu).unwrap();
+    let (logits, labels) = (
+        logits.narrow(2, 1, 2).unwrap(),
+        labels.narrow(1, 1, 2).unwrap(),
+    );
+    for name in plain_and_plus_plus(0.75) {
+        let loss = name.parse::<LossSpec>().unwrap().build();
+        let (value, gradient) = loss
+            .value_and_grad(&Prediction::logits(&logits), &Target::labels(&labels))
+            .unwrap();
+        assert!(scalar(&value).is_finite(), "{name}");
+        assert_eq!(gradient.dims(), [1, 2, 2, 0], "{name}");
+    }
+}
+
 /// Many classes, many items, no pixels, views into larger tensors.
 #[test]
 fn unusual_shapes_are_those_of_f64() {
