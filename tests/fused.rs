@@ -500,6 +500,30 @@ fn what_is_no_truth_is_named_wherever_it_stands() {
     );
 }
 
+/// Neither smoothing, which brings it back into [0, 1], nor a NaN before it hides what is no truth, in either form.
+#[test]
+fn what_is_no_truth_is_found_behind_smoothing_and_nan() {
+    for channels in [1, 2, 3] {
+        for first in [0.5, f32::NAN] {
+            let mut soft = vec![0.5f32; channels * 20];
+            soft[0] = first;
+            soft[channels * 20 - 3] = 1.25;
+            let soft = Tensor::from_vec(soft, (1, channels, 20), &Device::Cpu).unwrap();
+            let prediction = Prediction::logits(&soft.zeros_like().unwrap());
+            let target = Target::dense(&soft).smoothing(0.5);
+            for sums in [RegionStats::new, RegionStats::composed] {
+                let error = sums(&prediction, &target, Modulation::Plain, Region::Item);
+                assert_eq!(
+                    error.unwrap_err().to_string().lines().next().unwrap(),
+                    "a dense target lies in [0, 1], found 1.25; divide a map of 0 and 255 by 255, \
+                     pass class numbers as Target::labels",
+                    "{channels} channels behind {first}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn a_truth_that_is_1_but_for_rounding_is_1() {
     let logits = Tensor::new(&[[[0.3f32, -2.0, 1.0]]], &Device::Cpu).unwrap();

@@ -143,6 +143,8 @@ impl Case {
 const LOGITS: RangeInclusive<f64> = 0.0..=1e4;
 /// Weights of this size have ordinary sums in f32, whatever dtype they are of.
 const WEIGHTS: RangeInclusive<f64> = 1e-4..=1e4;
+/// Truths of this size are above 0 in f32 too, and make no region an empty one.
+const TRUTHS: RangeInclusive<f64> = 1e-30..=2.0;
 /// Numbers of a prediction: few enough for many cases a second.
 const FEW: usize = 1 << 9;
 /// Numbers of a prediction that has several blocks.
@@ -373,7 +375,7 @@ fn target(choices: &mut Choices, shape: &[usize], given: u8) -> (Target, Numbers
         } else {
             target
         };
-        return (target, Numbers::of(&flat(&map), 0.0..=2.0));
+        return (target, Numbers::of(&flat(&map), TRUTHS));
     }
     let dtype = choices.of(&[DType::U8, DType::U32, DType::I64, DType::I16, DType::I32]);
     let ignore = match choices.below(6) {

@@ -322,7 +322,7 @@ impl Prepared {
                     .iter()
                     .enumerate()
                     .map(|(at, y)| (at, WithDType::to_f64(*y)))
-                    .find(|(at, y)| !(-SLACK..=1.0 + SLACK).contains(y) && counts(*at));
+                    .find(|(at, y)| (*y < -SLACK || *y > 1.0 + SLACK) && counts(*at));
                 stray_truth(outside.map_or(f64::NAN, |(_, y)| y))
             }
         }
