@@ -2,6 +2,7 @@
 
 mod case;
 mod cli;
+mod corpus;
 mod finite;
 mod fused;
 mod golden;
@@ -9,4 +10,5 @@ mod gradients;
 mod hostile;
 mod laws;
 mod operations;
+mod properties;
 mod study;

@@ -127,6 +127,10 @@ impl Experiment {
     ///
     /// Syntax errors, missing and unknown keys, values out of range.
     pub fn from_toml(text: &str) -> Result<Self> {
+        Self::typed(text).map_err(|error| layers::legible(&error))
+    }
+
+    fn typed(text: &str) -> Result<Self> {
         let mut table = layers::parse(text)?;
         table.remove("record");
         let experiment: Self = layers::typed(table)?;

@@ -49,6 +49,10 @@ impl Layers {
     /// One sentence for what is wrong: a key that does not exist (with the nearest that does), a value of the wrong
     /// kind or out of range, a file that cannot be read.
     pub fn resolve(&self, loss: Option<&str>) -> Result<Experiment> {
+        self.laid_over(loss).map_err(|error| legible(&error))
+    }
+
+    fn laid_over(&self, loss: Option<&str>) -> Result<Experiment> {
         let mut config = Table::new();
         if let Some(path) = &self.config {
             let text = open::text(path).with_context(|| {
@@ -192,6 +196,19 @@ pub(crate) fn typed<T: DeserializeOwned>(table: Table) -> Result<T> {
 fn sentence(error: &toml::de::Error) -> anyhow::Error {
     let text = error.to_string();
     anyhow::anyhow!("{}", text.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// The same sentence with its causes, in which line breaks and other control characters of what was found are escapes.
+pub(super) fn legible(error: &anyhow::Error) -> anyhow::Error {
+    let mut text = String::new();
+    for c in format!("{error:#}").chars() {
+        if c.is_control() {
+            text.extend(c.escape_default());
+        } else {
+            text.push(c);
+        }
+    }
+    anyhow::Error::msg(text)
 }
 
 /// Parts of a key, more than any has.
@@ -413,6 +430,28 @@ mod tests {
         assert_eq!(
             layers.resolve(Some("ce")).unwrap_err().to_string(),
             "--size is `256`; expected height and width in pixels, such as 256x384"
+        );
+    }
+
+    #[test]
+    fn an_error_stays_on_one_line_whatever_was_found() {
+        for (set, sentence) in [
+            (
+                "\"a\\nb\"=1",
+                "unknown key `\"a\\nb\"`; the keys here are `augment`, `data`, `device`, `loss`, `metrics`, `preprocess`, `recipe`, `seed`, `unet`",
+            ),
+            (
+                "device=\u{1b}[2J",
+                "unknown device `\\u{1b}[2J`; expected cpu, cuda or cuda:N",
+            ),
+        ] {
+            assert_eq!(with_set(&[set]).unwrap_err().to_string(), sentence);
+        }
+        assert_eq!(
+            Experiment::from_toml("\"a\\nb\" = 1")
+                .unwrap_err()
+                .to_string(),
+            ""
         );
     }
 
