@@ -32,7 +32,9 @@ use power::Volatile;
 /// The disk that the environment asks for; none where it asks for nothing.
 pub(crate) fn from_environment() -> Option<Box<dyn Disk>> {
     let path = |name| env::var_os(name).map(PathBuf::from);
-    let fault = env::var("SEG_TRAIN_FAULT").ok().map(|text| Fault::of(&text));
+    let fault = env::var("SEG_TRAIN_FAULT")
+        .ok()
+        .map(|text| Fault::of(&text));
     let (trace, keep) = (path("SEG_TRAIN_TRACE"), path("SEG_TRAIN_KEEP"));
     if fault.is_none() && trace.is_none() && keep.is_none() {
         return None;
@@ -359,7 +361,13 @@ impl Output for FaultyFile {
             volatile.sync(&path);
             Ok(())
         })?;
-        let number = self.faults.inner.lock().expect("no operation panics").operations - 1;
+        let number = self
+            .faults
+            .inner
+            .lock()
+            .expect("no operation panics")
+            .operations
+            - 1;
         self.faults.keep(number, &path);
         Ok(())
     }

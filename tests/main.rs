@@ -9,3 +9,4 @@ mod gradients;
 mod laws;
 mod operations;
 mod study;
+mod trust;
