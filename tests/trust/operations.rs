@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     env, fmt, fs,
+    panic::catch_unwind,
     path::Path,
     process::Command,
     sync::atomic::{AtomicUsize, Ordering},
@@ -130,10 +131,11 @@ fn a_fault_at_any_operation_loses_nothing_that_was_saved() {
     let reference = Reference::of(&home);
     let counts = Counts::default();
     let faults = reference.faults();
-    faults
-        .par_iter()
-        .enumerate()
-        .for_each(|(number, fault)| one(&home, &reference, &format!("{number}"), *fault, &counts));
+    faults.par_iter().enumerate().for_each(|(number, fault)| {
+        let run = format!("{number}");
+        // All that fails is printed, not the first alone.
+        let _ = catch_unwind(|| one(&home, &reference, &run, *fault, &counts));
+    });
     let Counts {
         failing,
         torn,
@@ -148,10 +150,8 @@ fn a_fault_at_any_operation_loses_nothing_that_was_saved() {
         faults.len()
     );
     assert_eq!(ends.into_inner(), faults.len());
-    assert!(
-        states.into_inner() > faults.len(),
-        "most faults come after the first two states"
-    );
+    // Most faults come when there are two.
+    assert!(states.into_inner() > faults.len());
 }
 
 /// A run with a fault, looked at, and gone on with.
