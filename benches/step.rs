@@ -24,6 +24,7 @@ const CONFIG: UNetConfig = UNetConfig {
 
 /// The paper's optimiser, at a rate at which hundreds of steps on one image stay finite.
 const SGD: SgdConfig = SgdConfig {
+    clip_norm: None,
     lr: 0.01,
     momentum: 0.9,
     nesterov: true,

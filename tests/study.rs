@@ -297,7 +297,8 @@ fn two_programs_never_train_one_run() {
         .split_whitespace()
         .next()
         .unwrap();
-    let held = fs::File::create(out.join(format!("{name}.lock"))).unwrap();
+    fs::create_dir(out.join(name)).unwrap();
+    let held = fs::File::create(out.join(name).join("lock")).unwrap();
     held.lock().unwrap();
     let (_, errors) = ends(home.path(), 1, &["sweep", "grid.toml"]);
     assert!(
@@ -306,7 +307,7 @@ fn two_programs_never_train_one_run() {
         )),
         "{errors}"
     );
-    assert!(!out.join(name).exists());
+    assert_eq!(fs::read_dir(out.join(name)).unwrap().count(), 1);
     drop(held);
     ends(home.path(), 0, &["sweep", "grid.toml"]);
 }

@@ -1,7 +1,7 @@
 //! The command line: what can be asked, and how the answer ends.
 //!
-//! Exit code 0 is success, 1 bad data or a failed run, 2 bad usage, 3 a run of a grid that another process works on, 130 a run that was asked to stop. Every error is one
-//! line on standard error that begins with `error: `.
+//! Exit code 0 is success, 1 bad data or a failed run, 2 bad usage, 3 a run that another process works on, 130 a run that
+//! was asked to stop. Every error is one line on standard error that begins with `error: `.
 
 mod data;
 mod eval;
@@ -15,7 +15,10 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::Layers;
+use crate::{
+    config::{Layers, OnNan},
+    run_folder::Held,
+};
 
 /// Trains, evaluates and reports segmentation networks: the recipe of the DSC++ paper, with any loss of its zoo.
 ///
@@ -41,7 +44,7 @@ enum Command {
     Predict(PredictArgs),
     /// Choose a run's threshold on its validation set, for a recall, a precision or an F-score; predict then uses it
     Threshold(threshold::ThresholdArgs),
-    /// Go on with a run that was interrupted, from its last completed epoch
+    /// Go on with a run that was interrupted, however it ended, from the last state it saved
     Resume(ResumeArgs),
     /// Remake the paper's tables and figures from runs of your own, with a report of what holds
     ///
@@ -86,6 +89,11 @@ struct TrainArgs {
     /// Images a step
     #[arg(long, value_name = "N", value_parser = whole::<usize>, allow_negative_numbers = true)]
     batch: Option<usize>,
+    /// Longest gradient, all variables together; a longer one is scaled down to it [default: as long as it is]
+    #[arg(long, value_name = "NORM", allow_negative_numbers = true)]
+    clip_norm: Option<f64>,
+    #[command(flatten)]
+    going_on: GoingOnArgs,
     /// Folder to write to: new or empty [default: runs/DATA-LOSS-SEED]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -110,6 +118,9 @@ impl TrainArgs {
             seed: self.seed,
             epochs: self.epochs,
             batch: self.batch,
+            clip_norm: self.clip_norm,
+            save_every: self.going_on.save_every,
+            on_nan: self.going_on.on_nan,
             device: self.device.clone(),
             set: self.set.clone(),
         }
@@ -154,6 +165,19 @@ struct PredictArgs {
 struct ResumeArgs {
     /// Folder of the run
     run: PathBuf,
+    #[command(flatten)]
+    going_on: GoingOnArgs,
+}
+
+/// How a run goes on, which may be said anew when it is resumed.
+#[derive(Args, Clone, Debug, Default)]
+struct GoingOnArgs {
+    /// Save the state after every N steps of an epoch too, not only after the epoch [default: 0, after the epoch only]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>, allow_negative_numbers = true)]
+    save_every: Option<usize>,
+    /// What to do where a loss is no number: stop the run, or skip the step [default: stop]
+    #[arg(long, value_name = "WHAT")]
+    on_nan: Option<OnNan>,
 }
 
 fn threshold(text: &str) -> Result<f64, String> {
@@ -186,7 +210,11 @@ enum Failure {
 
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
-        Self::Failed(error)
+        if error.is::<Held>() {
+            Self::Locked(error)
+        } else {
+            Self::Failed(error)
+        }
     }
 }
 
@@ -217,7 +245,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Eval(args)) => eval::run(&args),
         Some(Command::Predict(args)) => predict::run(&args),
         Some(Command::Threshold(args)) => threshold::run(&args),
-        Some(Command::Resume(args)) => train::resume(&args.run),
+        Some(Command::Resume(args)) => train::resume(&args),
         Some(Command::Reproduce(args)) => study::reproduce(&args),
         Some(Command::Sweep(args)) => study::sweep(&args),
         Some(Command::Collect(args)) => study::collect(&args),

@@ -3,6 +3,7 @@
 //! Its TOML is complete, and a key it does not know is an error. What a run used stands in its `run.toml`, defaults
 //! included, so that a default that changes later changes no result that was reported.
 
+mod differences;
 mod layers;
 mod preset;
 mod unknown;
@@ -16,7 +17,7 @@ use seg_unet::UNetConfig;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::layers::{parse, typed};
-pub use self::{layers::Layers, preset::Preset};
+pub use self::{differences::Difference, layers::Layers, preset::Preset};
 use crate::{
     augment::Augment,
     data::{DataConfig, Dataset, Layout},
@@ -72,6 +73,27 @@ pub struct Recipe {
     pub plateau: ReduceLrOnPlateauConfig,
     /// When training ends before the last epoch.
     pub stopping: EarlyStoppingConfig,
+    /// Steps of an epoch after which the state is written, besides after the epoch; 0: after the epoch only.
+    #[serde(skip_serializing_if = "is_default")]
+    pub save_every: usize,
+    /// What is done about a loss that is no number.
+    #[serde(skip_serializing_if = "is_default")]
+    pub on_nan: OnNan,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// What is done about a loss, or with clipping a gradient, that is NaN or infinite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnNan {
+    /// The run stops there; its last state stays.
+    #[default]
+    Stop,
+    /// The step is left out and counted; the weights stay as they were.
+    Skip,
 }
 
 impl Default for Recipe {
@@ -82,6 +104,8 @@ impl Default for Recipe {
             sgd: SgdConfig::default(),
             plateau: ReduceLrOnPlateauConfig::default(),
             stopping: EarlyStoppingConfig::default(),
+            save_every: 0,
+            on_nan: OnNan::Stop,
         }
     }
 }
@@ -197,6 +221,12 @@ impl Experiment {
         let mut counts = vec![
             ("recipe.epochs", self.recipe.epochs, 1, 1_000_000),
             ("recipe.batch", self.recipe.batch, 1, 65_536),
+            (
+                "recipe.save_every",
+                self.recipe.save_every,
+                0,
+                1_000_000_000,
+            ),
             ("metrics.bins", self.metrics.bins, 1, 10_000),
         ];
         if let Some(phantom) = &self.data.phantom {

@@ -18,6 +18,7 @@ use crate::{
     report::{examples::Example, table::number},
     resample::resize_labels,
     run_folder::{EpochLine, RunFolder},
+    state::Best,
 };
 
 /// An evaluation counts at the thresholds between this many parts of [0, 1].
@@ -229,7 +230,7 @@ pub fn show(
 ///
 /// When there are none yet, or they are damaged.
 pub fn load(folder: &RunFolder, experiment: &Experiment, device: &Device) -> Result<UNet> {
-    let path = folder.file("best.safetensors");
+    let path = folder.file(Best::NAME);
     if !path.is_file() {
         let shown = folder.path().display();
         match folder.log()?.len() {
@@ -241,7 +242,9 @@ pub fn load(folder: &RunFolder, experiment: &Experiment, device: &Device) -> Res
             ),
         }
     }
-    Ok(UNet::load(&experiment.unet, &path, device)?)
+    let unet = UNet::new(&experiment.unet, experiment.seed, device)?;
+    Best::read(&path, &unet, device)?;
+    Ok(unet)
 }
 
 /// The class probabilities of one image, planar `[classes, pixels]`.

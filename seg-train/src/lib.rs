@@ -5,6 +5,7 @@
 
 pub mod augment;
 pub mod batches;
+pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod data;

@@ -12,7 +12,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Tensor, Var, WithDType};
+use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Storage, Tensor, Var, WithDType};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::{cell::RefCell, collections::HashMap};
@@ -27,6 +27,10 @@ pub struct SgdConfig {
     pub momentum: f64,
     /// Whether the step looks ahead (Nesterov).
     pub nesterov: bool,
+    /// The norm that the gradient of all variables together has at most: a longer one is scaled down to it (Pascanu et
+    /// al. 2013). None: as long as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
 }
 
 impl Default for SgdConfig {
@@ -36,8 +40,31 @@ impl Default for SgdConfig {
             lr: 0.1,
             momentum: 0.9,
             nesterov: true,
+            clip_norm: None,
         }
     }
+}
+
+/// The part of a contiguous storage that a tensor covers.
+macro_rules! covered {
+    ($data:expr, $layout:expr) => {{
+        let Some((start, end)) = $layout.contiguous_offsets() else {
+            candle_core::bail!(
+                "expected a contiguous tensor, got strides {:?}",
+                $layout.stride()
+            )
+        };
+        &$data[start..end]
+    }};
+    (mut $data:expr, $layout:expr) => {{
+        let Some((start, end)) = $layout.contiguous_offsets() else {
+            candle_core::bail!(
+                "expected a contiguous tensor, got strides {:?}",
+                $layout.stride()
+            )
+        };
+        &mut $data[start..end]
+    }};
 }
 
 /// The optimiser: variables by name, and a velocity each.
@@ -46,7 +73,7 @@ impl Default for SgdConfig {
 /// use candle_core::{Device, Tensor, Var};
 /// use seg_train::optim::{Sgd, SgdConfig};
 /// let w = Var::new(&[1.0_f64, -2.0], &Device::Cpu)?;
-/// let config = SgdConfig { lr: 0.1, momentum: 0.5, nesterov: false };
+/// let config = SgdConfig { lr: 0.1, momentum: 0.5, nesterov: false, clip_norm: None };
 /// let mut sgd = Sgd::new(&config, &[("w".to_owned(), w.clone())])?;
 /// for _ in 0..2 {
 ///     sgd.step(&w.sqr()?.sum_all()?.backward()?)?; // g = 2w
@@ -60,6 +87,7 @@ pub struct Sgd {
     lr: f64,
     momentum: f64,
     nesterov: bool,
+    clip_norm: Option<f64>,
     parameters: Vec<Parameter>,
 }
 
@@ -126,6 +154,12 @@ impl Sgd {
             "the momentum is {}; it must be in [0, 1)",
             config.momentum
         );
+        if let Some(norm) = config.clip_norm {
+            ensure!(
+                norm.is_finite() && norm > 0.0,
+                "the norm to clip gradients to is {norm}; it must be positive"
+            );
+        }
         let parameters = vars
             .iter()
             .map(|(name, var)| {
@@ -140,6 +174,7 @@ impl Sgd {
             lr: config.lr,
             momentum: config.momentum,
             nesterov: config.nesterov,
+            clip_norm: config.clip_norm,
             parameters,
         })
     }
@@ -152,6 +187,11 @@ impl Sgd {
     /// Sets the learning rate of the steps to come. The velocities stay: see the module's notes.
     pub fn set_lr(&mut self, lr: f64) {
         self.lr = lr;
+    }
+
+    /// Whether a step needs all gradients at once, and [`Self::update`] is none.
+    pub fn clips(&self) -> bool {
+        self.clip_norm.is_some()
     }
 
     /// One step for every variable. Its bits depend on its input alone, not on the number of threads.
@@ -170,10 +210,35 @@ impl Sgd {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        for (parameter, gradient) in self.parameters.iter().zip(&gradients) {
+        self.step_each(&gradients)
+    }
+
+    /// The same with the gradients in the order of the variables.
+    ///
+    /// # Errors
+    ///
+    /// If a gradient has another shape or type, or is to be clipped and holds NaN or an infinity. No variable has been
+    /// changed then.
+    pub fn step_each(&mut self, gradients: &[&Tensor]) -> Result<()> {
+        ensure!(
+            gradients.len() == self.parameters.len(),
+            "cannot update {} variables with {} gradients",
+            self.parameters.len(),
+            gradients.len()
+        );
+        for (parameter, gradient) in self.parameters.iter().zip(gradients) {
             parameter.check(gradient)?;
         }
-        let step = self.settings();
+        let mut step = self.settings();
+        if let Some(most) = self.clip_norm {
+            let norm = norm(gradients)?;
+            ensure!(
+                norm.is_finite(),
+                "the norm of the gradients is {norm}; it cannot be clipped to {most}"
+            );
+            // In the step η stands beside g and nowhere else: to scale one is to scale the other.
+            step.lr *= (most / norm).min(1.0);
+        }
         // All variables in one go: each way into rayon's pool puts threads to sleep and wakes them.
         self.parameters
             .par_iter_mut()
@@ -191,8 +256,13 @@ impl Sgd {
     ///
     /// # Errors
     ///
-    /// If the gradient has another shape or type; the variable has not been changed then.
+    /// If the gradient has another shape or type, or the norm of all gradients has to be known ([`Self::clips`]); the
+    /// variable has not been changed then.
     pub fn update(&mut self, at: usize, gradient: &Tensor) -> Result<()> {
+        ensure!(
+            !self.clips(),
+            "one gradient cannot be clipped by the norm of all; step with all of them"
+        );
         let step = self.settings();
         let parameter = &mut self.parameters[at];
         parameter.check(gradient)?;
@@ -252,6 +322,40 @@ impl Sgd {
         }
         Ok(())
     }
+}
+
+/// The Euclidean norm of all elements of some tensors together, summed in f64 in an order that is the same for any number
+/// of threads.
+///
+/// # Errors
+///
+/// If a tensor has a type that is no f32 or f64 on the CPU, and the device cannot make it one.
+pub fn norm(tensors: &[&Tensor]) -> Result<f64> {
+    let mut sum = 0.0;
+    for tensor in tensors {
+        sum += sum_of_squares(&tensor.contiguous()?)?;
+    }
+    Ok(sum.sqrt())
+}
+
+fn sum_of_squares(tensor: &Tensor) -> candle_core::Result<f64> {
+    fn of<T: WithDType>(values: &[T]) -> f64 {
+        let runs: Vec<f64> = values
+            .par_chunks(RUN)
+            .map(|run| run.iter().map(|value| value.to_f64().powi(2)).sum())
+            .collect();
+        runs.iter().sum()
+    }
+    let (storage, layout) = tensor.storage_and_layout();
+    Ok(match &*storage {
+        Storage::Cpu(CpuStorage::F32(values)) => of(covered!(values, layout)),
+        Storage::Cpu(CpuStorage::F64(values)) => of(covered!(values, layout)),
+        _ => {
+            drop(storage);
+            let squares = tensor.to_dtype(DType::F64)?.sqr()?;
+            squares.sum_all()?.to_scalar()?
+        }
+    })
 }
 
 impl Parameter {
@@ -338,28 +442,6 @@ struct Update<'a> {
     velocity: RefCell<&'a mut Velocity>,
 }
 
-/// The part of a contiguous storage that a tensor covers.
-macro_rules! covered {
-    ($data:expr, $layout:expr) => {{
-        let Some((start, end)) = $layout.contiguous_offsets() else {
-            candle_core::bail!(
-                "expected a contiguous tensor, got strides {:?}",
-                $layout.stride()
-            )
-        };
-        &$data[start..end]
-    }};
-    (mut $data:expr, $layout:expr) => {{
-        let Some((start, end)) = $layout.contiguous_offsets() else {
-            candle_core::bail!(
-                "expected a contiguous tensor, got strides {:?}",
-                $layout.stride()
-            )
-        };
-        &mut $data[start..end]
-    }};
-}
-
 impl InplaceOp2 for Update<'_> {
     fn name(&self) -> &'static str {
         "sgd"
@@ -394,6 +476,7 @@ mod tests {
         lr: 0.1,
         momentum: 0.9,
         nesterov: true,
+        clip_norm: None,
     };
 
     fn var(values: &[f64]) -> (String, Var) {

@@ -21,7 +21,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// For a run of `epochs` epochs of `images` training images, `done` of which lie behind it.
+    /// For a run of `epochs` epochs of `images` training images each, `done` images of which lie behind it.
     pub fn new(epochs: usize, images: usize, done: usize) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(
@@ -39,7 +39,7 @@ impl Progress {
                 },
             );
             bar.set_style(style);
-            bar.set_position((done * images) as u64);
+            bar.set_position(done as u64);
             bar.reset_eta();
             bar.enable_steady_tick(Duration::from_millis(500));
             bar
@@ -61,6 +61,14 @@ impl Progress {
                 shown(lr),
                 self.last
             ));
+        }
+    }
+
+    /// A line for the user, which stays.
+    pub fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => eprintln!("{line}"),
         }
     }
 

@@ -1,10 +1,12 @@
 //! A run folder: everything one run leaves behind, under names that never change.
 
+mod lock;
 mod parts;
 pub mod tables;
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fs::{self, File},
     io::{BufRead, BufReader, ErrorKind},
     path::{Path, PathBuf},
@@ -14,8 +16,11 @@ use anyhow::{Context, Result, bail};
 use seg_unet::InstructionSet;
 use serde::{Deserialize, Serialize};
 
-pub use self::parts::Parts;
-use crate::{config::Experiment, store};
+pub use self::{
+    lock::{Held, Lock},
+    parts::Parts,
+};
+use crate::{config::Experiment, state::STATE, store};
 
 /// The folder of one run.
 ///
@@ -25,7 +30,9 @@ use crate::{config::Experiment, store};
 /// | `split.json` | which image was trained, validated and tested on ([`Parts`]) |
 /// | `log.jsonl` | a line an epoch ([`EpochLine`]) |
 /// | `best.safetensors` | the weights of the epoch with the lowest validation loss |
-/// | `state.safetensors` | all that going on needs, as of the last completed epoch |
+/// | `state.safetensors` | all that going on needs, as of the last completed epoch, or a step of the one that follows |
+/// | `state.previous.safetensors` | the state before it, until the run has ended |
+/// | `lock` | which process works on the run, while one does ([`Lock`]) |
 /// | `metrics.csv` | a row a test image |
 /// | `thresholds.csv` | the counts of each test image at T = 0.05, 0.10, …, 0.95 ([`ImageThresholds`]); two classes only |
 /// | `reliability.csv` | the foreground's bins over the pixels of the test set ([`ReliabilityBin`]); two classes only |
@@ -59,6 +66,9 @@ pub struct EpochLine {
     pub lr: f64,
     /// Whether this is the best epoch so far, whose weights `best.safetensors` then holds.
     pub best: bool,
+    /// Steps that were left out, their loss being no number (`recipe.on_nan`).
+    #[serde(default)]
+    pub skipped: usize,
     /// Wall-clock seconds the epoch took, its validation included.
     pub seconds: f64,
     /// Training images a second.
@@ -110,14 +120,13 @@ fn locked_version(name: &str) -> &'static str {
 }
 
 impl RunFolder {
-    /// Makes the folder, or takes it as it is when it is empty.
+    /// Makes a run's folder of one whose lock is held, which is where it was made if it was not there.
     ///
     /// # Errors
     ///
     /// A folder that already holds something is refused: a run never writes over another one.
-    pub fn create(path: &Path) -> Result<Self> {
+    pub fn create(path: &Path, _held: &Lock) -> Result<Self> {
         refuse_taken(path)?;
-        store::create_folder(path)?;
         Ok(Self { path: path.into() })
     }
 
@@ -172,6 +181,18 @@ impl RunFolder {
         let mut text = experiment.to_toml()?;
         text.push_str("\n[record]\n");
         text.push_str(&toml::to_string(&Record::here()?)?);
+        self.write("run.toml", text.as_bytes())
+    }
+
+    /// Writes another experiment to `run.toml`, and leaves the record as it is.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or written.
+    pub fn rewrite_experiment(&self, experiment: &Experiment) -> Result<()> {
+        let mut text = experiment.to_toml()?;
+        text.push_str("\n[record]\n");
+        text.push_str(&toml::to_string(&self.record()?)?);
         self.write("run.toml", text.as_bytes())
     }
 
@@ -254,6 +275,22 @@ impl RunFolder {
         Ok(log)
     }
 
+    /// Refuses a log whose state is gone: to begin anew would be to lose it.
+    ///
+    /// # Errors
+    ///
+    /// When the log has a line.
+    pub fn refuse_log_without_state(&self) -> Result<()> {
+        let epochs = self.log()?.len();
+        if epochs > 0 {
+            bail!(
+                "{} has a log of {epochs} epochs and no {STATE} to go on from; restore that file, or train the run anew with another --out",
+                self.path.display()
+            );
+        }
+        Ok(())
+    }
+
     /// Cuts `log.jsonl` back to the first `epochs` epochs: a crash may leave a line of an epoch whose state was never
     /// written, and that epoch is trained again.
     ///
@@ -264,7 +301,7 @@ impl RunFolder {
         let mut log = self.log()?;
         if log.len() < epochs {
             bail!(
-                "{} has {} of the {epochs} epochs that state.safetensors has seen; the folder is damaged",
+                "{} has {} of the {epochs} epochs that {STATE} has seen; the folder is damaged",
                 self.file("log.jsonl").display(),
                 log.len()
             );
@@ -308,6 +345,16 @@ impl Runs {
     }
 }
 
+/// What is left in the folder of a run that was ended while it began: before there is a `run.toml` there is no run.
+const UNBEGUN: [&str; 6] = [
+    lock::LOCK,
+    "split.json",
+    "split.json.part",
+    "files.json",
+    "files.json.part",
+    "run.toml.part",
+];
+
 /// Refuses a folder that holds something already.
 ///
 /// # Errors
@@ -320,8 +367,12 @@ pub fn refuse_taken(path: &Path) -> Result<()> {
             path.display()
         );
     }
-    let holds_something = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
-    if path.join("state.safetensors").is_file() {
+    let unbegun = |name: &OsStr| UNBEGUN.iter().any(|left| name == *left);
+    let holds_something = fs::read_dir(path).is_ok_and(|entries| {
+        let mut names = entries.flatten().map(|entry| entry.file_name());
+        names.any(|name| !unbegun(&name))
+    });
+    if path.join("run.toml").is_file() {
         bail!(
             "{0} holds a run already; name another folder with --out, or go on with it: seg-train resume {0}",
             path.display()
@@ -350,6 +401,16 @@ pub fn first_free(base: &Path) -> PathBuf {
 }
 
 #[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// A run folder that nothing else works on.
+    pub(crate) fn folder(path: &Path) -> RunFolder {
+        RunFolder::create(path, &Lock::take(path).unwrap()).unwrap()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::{fs::OpenOptions, io::Write as _};
 
@@ -363,6 +424,7 @@ mod tests {
             val_dice: 0.75,
             lr: 0.1,
             best: true,
+            skipped: 0,
             seconds: 1.5,
             images_per_second: 20.0,
         }
@@ -371,7 +433,7 @@ mod tests {
     #[test]
     fn the_log_reads_back_to_the_last_bit_and_can_be_cut() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = RunFolder::create(&dir.path().join("run")).unwrap();
+        let folder = testing::folder(&dir.path().join("run"));
         assert_eq!(folder.log().unwrap(), []);
         for epoch in 1..=3 {
             folder.append_log(&line(epoch)).unwrap();
@@ -388,7 +450,7 @@ mod tests {
     #[test]
     fn a_last_line_cut_short_is_left_out() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = RunFolder::create(dir.path()).unwrap();
+        let folder = testing::folder(dir.path());
         folder.append_log(&line(1)).unwrap();
         let mut file = OpenOptions::new()
             .append(true)
@@ -404,12 +466,12 @@ mod tests {
         let shown = dir.path().display();
         fs::write(dir.path().join("notes.txt"), "mine").unwrap();
         assert_eq!(
-            RunFolder::create(dir.path()).unwrap_err().to_string(),
+            refuse_taken(dir.path()).unwrap_err().to_string(),
             format!("{shown} is not empty; name another folder with --out")
         );
-        fs::write(dir.path().join("state.safetensors"), "").unwrap();
+        fs::write(dir.path().join("run.toml"), "").unwrap();
         assert_eq!(
-            RunFolder::create(dir.path()).unwrap_err().to_string(),
+            refuse_taken(dir.path()).unwrap_err().to_string(),
             format!(
                 "{shown} holds a run already; name another folder with --out, or go on with it: seg-train resume {shown}"
             )

@@ -1,18 +1,23 @@
-//! `state.safetensors`: all that going on needs, written after every epoch.
+//! `state.safetensors`: all that going on needs, written after every epoch, after every so many steps, and when the run is
+//! asked to stop.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Context, Result, bail};
-use candle_core::{DType, Device, Tensor};
-use safetensors::{SafeTensors, tensor::TensorView};
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{Device, Tensor};
 use seg_unet::UNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::Recipe,
+    checkpoint::{Checkpoint, seal},
+    config::{Difference, Experiment, Recipe},
     optim::Sgd,
     run_folder::RunFolder,
     schedule::{EarlyStopping, ReduceLrOnPlateau},
+    store,
 };
 
 /// Where a run stands, apart from its tensors.
@@ -21,9 +26,11 @@ use crate::{
 pub struct Position {
     /// Completed epochs.
     pub epoch: usize,
+    /// What is behind of the epoch that follows them.
+    pub begun: Begun,
     /// Whether early stopping has ended the run.
     pub finished: bool,
-    /// The learning rate of the next epoch.
+    /// The learning rate of the epoch that follows.
     pub lr: f64,
     /// The best epoch so far and its validation loss.
     pub best: Option<(usize, f64)>,
@@ -33,7 +40,48 @@ pub struct Position {
     pub stopping: EarlyStopping,
 }
 
-/// A run between two epochs.
+/// The part of an epoch that lies behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Begun {
+    /// Steps, those that were skipped too.
+    pub steps: usize,
+    /// Steps that were skipped, their loss being no number.
+    pub skipped: usize,
+    /// Images of the steps that were not skipped.
+    pub images: usize,
+    /// The sum of these images' losses.
+    pub loss: f64,
+    /// Wall-clock seconds.
+    pub seconds: f64,
+}
+
+impl Position {
+    /// Before the first epoch.
+    pub fn start(recipe: &Recipe) -> Self {
+        Self {
+            epoch: 0,
+            begun: Begun::default(),
+            finished: false,
+            lr: recipe.sgd.lr,
+            best: None,
+            plateau: ReduceLrOnPlateau::new(&recipe.plateau),
+            stopping: EarlyStopping::new(&recipe.stopping),
+        }
+    }
+}
+
+impl std::fmt::Display for Position {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.epoch, self.begun.steps) {
+            (0, 0) => write!(f, "the beginning"),
+            (epoch, 0) => write!(f, "epoch {epoch}"),
+            (epoch, steps) => write!(f, "step {steps} of epoch {}", epoch + 1),
+        }
+    }
+}
+
+/// A run between two steps.
 #[derive(Debug)]
 pub struct State {
     /// Where it stands.
@@ -44,31 +92,45 @@ pub struct State {
     pub velocity: HashMap<String, Tensor>,
 }
 
-const NAME: &str = "state.safetensors";
+/// The state's file.
+pub const STATE: &str = "state.safetensors";
+
+/// The state before it: what there is to go on from when a disk has damaged the last one.
+pub const PREVIOUS: &str = "state.previous.safetensors";
+
 const WEIGHT: &str = "weight.";
 const VELOCITY: &str = "velocity.";
 
-impl Position {
-    /// Before the first epoch.
-    pub fn start(recipe: &Recipe) -> Self {
-        Self {
-            epoch: 0,
-            finished: false,
-            lr: recipe.sgd.lr,
-            best: None,
-            plateau: ReduceLrOnPlateau::new(&recipe.plateau),
-            stopping: EarlyStopping::new(&recipe.stopping),
-        }
-    }
+/// What a state's file says beside its tensors.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    position: Position,
+    /// The experiment in TOML: a state of another one is none of this run.
+    experiment: String,
+}
+
+/// A state that was found, and what had to be passed over for it.
+#[derive(Debug)]
+pub struct Found {
+    /// The state.
+    pub state: State,
+    /// Why it is not the last one that was written.
+    pub passed_over: Option<String>,
 }
 
 impl State {
-    /// Writes the state whole or not at all.
+    /// Writes the state whole or not at all, and keeps the one before it.
     ///
     /// # Errors
     ///
-    /// When the folder cannot be written to.
-    pub fn write(folder: &RunFolder, position: &Position, unet: &UNet, sgd: &Sgd) -> Result<()> {
+    /// When the folder cannot be written to, or a number of the state is none: the last state stays then.
+    pub fn write(
+        folder: &RunFolder,
+        experiment: &Experiment,
+        position: &Position,
+        unet: &UNet,
+        sgd: &Sgd,
+    ) -> Result<()> {
         let named = |prefix: &str, tensors: Vec<(String, Tensor)>| -> Vec<(String, Tensor)> {
             tensors
                 .into_iter()
@@ -80,25 +142,92 @@ impl State {
             named(VELOCITY, sgd.velocity()?),
         ]
         .concat();
-        write_tensors(folder, NAME, &tensors, &serde_json::to_string(position)?)
+        let note = Note {
+            position: position.clone(),
+            experiment: experiment.to_toml()?,
+        };
+        let bytes = seal(&tensors, &note)?;
+        store::write_keeping(&folder.file(STATE), &bytes, &folder.file(PREVIOUS))
     }
 
-    /// Reads the state back.
+    /// The last state of a run that is whole: the newest, or the one before it if the newest is damaged or gone. From
+    /// either the run goes on to the same end. None before the first.
     ///
     /// # Errors
     ///
-    /// When the file is missing, damaged, or holds a number that is not finite.
-    pub fn read(folder: &RunFolder, device: &Device) -> Result<Self> {
-        let path = folder.file(NAME);
-        let (tensors, position) = read_tensors(&path, device)?;
-        let position = serde_json::from_str(&position)
-            .with_context(|| format!("{} holds no position of a run", path.display()))?;
+    /// When there are states and all of them are damaged; when one is another experiment's, network's or program
+    /// version's.
+    pub fn last(
+        folder: &RunFolder,
+        experiment: &Experiment,
+        unet: &UNet,
+        device: &Device,
+    ) -> Result<Option<Found>> {
+        let there: Vec<PathBuf> = [STATE, PREVIOUS]
+            .map(|name| folder.file(name))
+            .into_iter()
+            .filter(|path| path.exists())
+            .collect();
+        // f32, weights and velocities.
+        let most = 2
+            * 4
+            * unet
+                .tensors()
+                .iter()
+                .map(|(_, t)| t.elem_count() as u64)
+                .sum::<u64>();
+        let mut damaged = Vec::new();
+        for path in &there {
+            match Checkpoint::read(path, most, device) {
+                Ok(checkpoint) => {
+                    let state = Self::of(checkpoint, experiment)
+                        .with_context(|| path.display().to_string())?;
+                    return Ok(Some(Found {
+                        state,
+                        passed_over: (!damaged.is_empty()).then(|| damaged.join("; ")),
+                    }));
+                }
+                Err(error) => damaged.push(format!("{error:#}")),
+            }
+        }
+        ensure!(
+            damaged.is_empty(),
+            "{}; there is no other state to go on from: train the run anew with another --out",
+            damaged.join("; ")
+        );
+        Ok(None)
+    }
+
+    /// The state in a file that is whole.
+    fn of(checkpoint: Checkpoint, experiment: &Experiment) -> Result<Self> {
+        let Some(Note {
+            position,
+            experiment: toml,
+        }) = checkpoint.note()?
+        else {
+            bail!("it holds no position of a run; it was made by another program");
+        };
+        let then = Experiment::from_toml(&toml).context("its experiment")?;
+        let differences = then.differences(experiment)?;
+        ensure!(
+            differences.is_empty(),
+            "it was written for another experiment: {}; put run.toml back as it was, or train another run",
+            differences
+                .iter()
+                .map(|Difference { key, one, other }| format!("{key} was {one} and is {other}"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        );
         let (mut weights, mut velocity) = (HashMap::new(), HashMap::new());
-        for (name, tensor) in tensors {
+        for (name, tensor) in checkpoint.tensors {
             if let Some(name) = name.strip_prefix(WEIGHT) {
                 weights.insert(name.to_owned(), tensor);
             } else if let Some(name) = name.strip_prefix(VELOCITY) {
                 velocity.insert(name.to_owned(), tensor);
+            } else {
+                bail!(
+                    "tensor `{name}` is neither a weight nor a velocity; the file is none of this program's"
+                );
             }
         }
         Ok(Self {
@@ -109,149 +238,41 @@ impl State {
     }
 }
 
-/// Writes f32 tensors and a note beside them.
-fn write_tensors(
-    folder: &RunFolder,
-    name: &str,
-    tensors: &[(String, Tensor)],
-    note: &str,
-) -> Result<()> {
-    let bytes = tensors
-        .iter()
-        .map(|(name, tensor)| {
-            let values = tensor
-                .to_dtype(DType::F32)?
-                .flatten_all()?
-                .to_vec1::<f32>()?;
-            let mut bytes = vec![0; 4 * values.len()];
-            for (bytes, value) in bytes.chunks_exact_mut(4).zip(&values) {
-                bytes.copy_from_slice(&value.to_le_bytes());
-            }
-            Ok((name, tensor.dims().to_vec(), bytes))
-        })
-        .collect::<Result<Vec<(&String, Vec<usize>, Vec<u8>)>>>()?;
-    let views = bytes
-        .iter()
-        .map(|(name, dims, bytes)| {
-            Ok((
-                *name,
-                TensorView::new(safetensors::Dtype::F32, dims.clone(), bytes)?,
-            ))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let notes = HashMap::from([("position".to_owned(), note.to_owned())]);
-    folder.write(name, &safetensors::serialize(views, Some(notes))?)
+/// The weights of a run's best epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Best {
+    /// The epoch.
+    pub epoch: usize,
 }
 
-/// Reads f32 tensors and the note beside them, empty where there is none.
-fn read_tensors(path: &Path, device: &Device) -> Result<(Vec<(String, Tensor)>, String)> {
-    let bytes = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let damaged = || format!("{} is no complete safetensors file", path.display());
-    let (_, header) = SafeTensors::read_metadata(&bytes).with_context(damaged)?;
-    let note = header
-        .metadata()
-        .as_ref()
-        .and_then(|notes| notes.get("position"))
-        .cloned()
-        .unwrap_or_default();
-    let mut tensors = Vec::new();
-    for (name, view) in SafeTensors::deserialize(&bytes)
-        .with_context(damaged)?
-        .tensors()
-    {
-        if view.dtype() != safetensors::Dtype::F32 {
-            bail!(
-                "{}: tensor `{name}` is {:?}; expected F32",
-                path.display(),
-                view.dtype()
-            );
-        }
-        let values: Vec<f32> = view
-            .data()
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect();
-        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-            bail!(
-                "{}: tensor `{name}` holds {value}; the training that wrote it has failed, use another checkpoint",
-                path.display()
-            );
-        }
-        tensors.push((name, Tensor::from_vec(values, view.shape(), device)?));
-    }
-    Ok((tensors, note))
-}
+impl Best {
+    /// The file.
+    pub const NAME: &str = "best.safetensors";
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tensors_and_note_come_back_bit_for_bit() {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = RunFolder::create(dir.path()).unwrap();
-        let values = [1.0_f32, -0.0, f32::MIN_POSITIVE / 3.0, 1.0 / 3.0];
-        let tensor = Tensor::new(&values, &Device::Cpu)
-            .unwrap()
-            .reshape((2, 2))
-            .unwrap();
-        write_tensors(
-            &folder,
-            "t.safetensors",
-            &[("weight:a".into(), tensor)],
-            "{\"epoch\":3}",
-        )
-        .unwrap();
-        let (tensors, note) = read_tensors(&folder.file("t.safetensors"), &Device::Cpu).unwrap();
-        assert_eq!(note, "{\"epoch\":3}");
-        assert_eq!(tensors[0].0, "weight:a");
-        let back: Vec<f32> = tensors[0].1.flatten_all().unwrap().to_vec1().unwrap();
-        assert_eq!(back.map_bits(), values.to_vec().map_bits());
+    /// Writes the weights of this epoch.
+    ///
+    /// # Errors
+    ///
+    /// When the folder cannot be written to, or a weight is no number.
+    pub fn write(self, folder: &RunFolder, unet: &UNet) -> Result<()> {
+        folder.write(Self::NAME, &seal(&unet.tensors(), &self)?)
     }
 
-    trait MapBits {
-        fn map_bits(&self) -> Vec<u32>;
-    }
-    impl MapBits for Vec<f32> {
-        fn map_bits(&self) -> Vec<u32> {
-            self.iter().map(|v| v.to_bits()).collect()
-        }
-    }
-
-    #[test]
-    fn a_checkpoint_with_nan_is_refused_by_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = RunFolder::create(dir.path()).unwrap();
-        let tensor = Tensor::new(&[0.0, f32::NAN], &Device::Cpu).unwrap();
-        write_tensors(
-            &folder,
-            "t.safetensors",
-            &[("enc.0.bias".into(), tensor)],
-            "",
-        )
-        .unwrap();
-        let path = folder.file("t.safetensors");
-        assert_eq!(
-            read_tensors(&path, &Device::Cpu).unwrap_err().to_string(),
-            format!(
-                "{}: tensor `enc.0.bias` holds NaN; the training that wrote it has failed, use another checkpoint",
-                path.display()
-            )
-        );
-    }
-
-    #[test]
-    fn a_truncated_checkpoint_is_refused_by_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = RunFolder::create(dir.path()).unwrap();
-        let tensor = Tensor::new(&[0.0_f32; 100], &Device::Cpu).unwrap();
-        write_tensors(&folder, "t.safetensors", &[("a".into(), tensor)], "").unwrap();
-        let path = folder.file("t.safetensors");
-        let bytes = fs::read(&path).unwrap();
-        fs::write(&path, &bytes[..bytes.len() - 40]).unwrap();
-        assert_eq!(
-            read_tensors(&path, &Device::Cpu).unwrap_err().to_string(),
-            format!("{} is no complete safetensors file", path.display())
-        );
+    /// Puts the weights into a network, and says of which epoch they are; nothing where another program wrote them.
+    ///
+    /// # Errors
+    ///
+    /// A file that is damaged, or another network's.
+    pub fn read(path: &Path, unet: &UNet, device: &Device) -> Result<Option<Self>> {
+        let most = 4 * unet
+            .tensors()
+            .iter()
+            .map(|(_, t)| t.elem_count() as u64)
+            .sum::<u64>();
+        let checkpoint = Checkpoint::read(path, most, device)?;
+        let shown = || path.display().to_string();
+        let best = checkpoint.note().with_context(shown)?;
+        unet.set_tensors(&checkpoint.tensors).with_context(shown)?;
+        Ok(best)
     }
 }

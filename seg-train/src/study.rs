@@ -11,7 +11,7 @@
 //! | `plan.json` | the grids and their runs ([`Plan`]) |
 //! | `runs/NAME.toml` | a run's experiment, as planned |
 //! | `runs/NAME/` | the run ([`crate::run_folder::RunFolder`]); done when it has a `summary.json` |
-//! | `runs/NAME.log`, `runs/NAME.lock` | what its process said; held while one works on it |
+//! | `runs/NAME.log` | what its process said |
 //! | `runs/NAME.error` | why it failed when it was last tried |
 //! | `report/` | the report |
 //! | `slurm/` | scripts of submissions, and what their jobs said |

@@ -397,7 +397,7 @@ mod tests {
 
     fn run() -> (tempfile::TempDir, RunFolder) {
         let dir = tempfile::tempdir().unwrap();
-        let folder = RunFolder::create(dir.path()).unwrap();
+        let folder = crate::run_folder::testing::folder(dir.path());
         let experiment = Preset::Paper.experiment("folder:/d".parse().unwrap());
         folder.write_experiment(&experiment).unwrap();
         (dir, folder)
@@ -405,6 +405,7 @@ mod tests {
 
     fn log(folder: &RunFolder, epoch: usize, best: bool) {
         let line = EpochLine {
+            skipped: 0,
             epoch,
             loss: 0.5,
             val_loss: 0.5,

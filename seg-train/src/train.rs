@@ -1,12 +1,14 @@
 //! The training loop, to be read from top to bottom.
 
 use std::{
+    fmt,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Instant,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
+use candle_core::{Device, Tensor};
 use dice_losses::{Loss, Prediction};
 use rand::seq::SliceRandom as _;
 use seg_unet::UNet;
@@ -14,25 +16,38 @@ use seg_unet::UNet;
 use crate::{
     augment::augment,
     batches::{Batch, Images, ahead},
-    config::Experiment,
+    config::{Experiment, OnNan},
     data::Dataset,
     evaluate::probabilities,
     metrics::{Confusion, EmptyMask, Pixels},
-    optim::Sgd,
+    optim::{Sgd, norm},
     progress::{Progress, shown},
     rng::{Purpose, stream},
     run_folder::{EpochLine, RunFolder},
-    state::{Position, State},
+    state::{Begun, Best, Found, PREVIOUS, Position, State},
+    store,
 };
 
 /// How a training run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     /// After the last epoch, or because the validation loss had stopped falling.
     Finished,
-    /// It was asked to stop; everything up to the last completed epoch is saved.
-    Stopped,
+    /// It was asked to stop; everything up to this step or epoch is saved.
+    Stopped(String),
 }
+
+/// A number that is none: what it is, and what led to it. The same run comes to it again from any of its states.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diverged(String);
+
+impl fmt::Display for Diverged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Diverged {}
 
 /// Trains until the epochs are used up, the validation loss no longer falls, or `stop` is set.
 ///
@@ -41,118 +56,359 @@ pub enum End {
 ///
 /// # Errors
 ///
-/// Unreadable data, a full disk, and a loss that is no longer a number; the folder keeps the last completed epoch.
+/// Unreadable data and a full disk, with the state that is saved; [`Diverged`], which leaves the last good state.
 pub fn train(
     experiment: &Experiment,
     data: &Dataset,
     folder: &RunFolder,
     stop: &AtomicBool,
 ) -> Result<End> {
-    let Experiment { seed, recipe, .. } = experiment;
-    let device = experiment.open_device()?;
-    let loss = experiment.loss_spec()?.build();
-    let unet = UNet::new(&experiment.unet, *seed, &device)?;
-    let mut sgd = Sgd::new(&recipe.sgd, unet.vars())?;
-    let mut position = Position::start(recipe);
-    if folder.file("state.safetensors").is_file() {
-        let state = State::read(folder, &device)?;
-        unet.set_tensors(&state.weights)?;
-        sgd.set_velocity(&state.velocity)?;
-        position = state.position;
-        folder.cut_log(position.epoch)?;
-    } else {
-        folder.cut_log(0)?;
-        State::write(folder, &position, &unet, &sgd)?;
+    let images = Images::new(data, &experiment.preprocess);
+    let mut run = Run::open(experiment, data, &images, folder)?;
+    let end = run.go_on(stop);
+    run.progress.finish();
+    end.map_err(|error| match error.downcast_ref::<Diverged>() {
+        Some(_) => error,
+        None => anyhow!(
+            "{error:#}; the run is saved up to {}: when that is mended, go on with: seg-train resume {}",
+            run.saved,
+            folder.path().display()
+        ),
+    })
+}
+
+/// A run between its states.
+struct Run<'a> {
+    experiment: &'a Experiment,
+    data: &'a Dataset,
+    images: &'a Images<'a>,
+    folder: &'a RunFolder,
+    device: Device,
+    loss: Box<dyn Loss>,
+    unet: UNet,
+    sgd: Sgd,
+    position: Position,
+    /// Where the last state stands.
+    saved: Position,
+    progress: Progress,
+}
+
+impl<'a> Run<'a> {
+    /// Where the folder's last state stands, or at the beginning.
+    fn open(
+        experiment: &'a Experiment,
+        data: &'a Dataset,
+        images: &'a Images<'a>,
+        folder: &'a RunFolder,
+    ) -> Result<Self> {
+        let recipe = &experiment.recipe;
+        let device = experiment.open_device()?;
+        let unet = UNet::new(&experiment.unet, experiment.seed, &device)?;
+        let mut sgd = Sgd::new(&recipe.sgd, unet.vars())?;
+        let mut position = Position::start(recipe);
+        if let Some(Found { state, passed_over }) = State::last(folder, experiment, &unet, &device)?
+        {
+            if let Some(why) = passed_over {
+                eprintln!(
+                    "warning: {why}; going on from the state before it, of {}",
+                    state.position
+                );
+            }
+            position = state.position;
+            check_best(&position, folder, &unet, &device)?;
+            unet.set_tensors(&state.weights)?;
+            sgd.set_velocity(&state.velocity)?;
+            folder.cut_log(position.epoch)?;
+        } else {
+            folder.refuse_log_without_state()?;
+            State::write(folder, experiment, &position, &unet, &sgd)?;
+        }
+        let images_behind = position.epoch * data.split.train.len() + position.begun.images;
+        Ok(Self {
+            experiment,
+            data,
+            images,
+            folder,
+            device,
+            loss: experiment.loss_spec()?.build(),
+            unet,
+            sgd,
+            saved: position.clone(),
+            position,
+            progress: Progress::new(recipe.epochs, data.split.train.len(), images_behind),
+        })
     }
 
-    let images = Images::new(data, &experiment.preprocess);
-    let mut progress = Progress::new(recipe.epochs, data.split.train.len(), position.epoch);
+    fn go_on(&mut self, stop: &AtomicBool) -> Result<End> {
+        while self.position.epoch < self.experiment.recipe.epochs && !self.position.finished {
+            self.steps(stop)?;
+            if stop.load(Ordering::Relaxed) {
+                self.save()?;
+                return Ok(End::Stopped(self.saved.to_string()));
+            }
+            self.close_epoch()?;
+        }
+        // There is nothing left to go back for.
+        store::remove(&self.folder.file(PREVIOUS))?;
+        Ok(End::Finished)
+    }
 
-    while position.epoch < recipe.epochs && !position.finished {
-        let epoch = position.epoch + 1;
+    /// The steps of an epoch that are left, or those of them until `stop` is set.
+    fn steps(&mut self, stop: &AtomicBool) -> Result<()> {
+        let (images, device) = (self.images, self.device.clone());
+        let Experiment { seed, recipe, .. } = self.experiment;
+        let (settings, classes) = (&self.experiment.augment, self.experiment.unet.classes);
+        let (epoch, before) = (self.position.epoch + 1, self.position.begun);
         let started = Instant::now();
-        sgd.set_lr(position.lr);
+        self.sgd.set_lr(self.position.lr);
 
-        let mut order = data.split.train.clone();
+        let mut order = self.data.split.train.clone();
         order.shuffle(&mut stream(*seed, Purpose::Order, epoch as u64, 0));
-        let mut total = 0.0;
-        let mut seen = 0;
         thread::scope(|scope| -> Result<()> {
-            let batches = ahead(scope, order.chunks(recipe.batch), |chunk| {
+            let chunks = order.chunks(recipe.batch).skip(before.steps);
+            let batches = ahead(scope, chunks, |chunk| {
                 let augmented = chunk.iter().map(|&index| {
                     let mut rng = stream(*seed, Purpose::Augment, epoch as u64, index as u64);
-                    Ok(augment(&images.get(index)?, &experiment.augment, &mut rng))
+                    Ok(augment(&images.get(index)?, settings, &mut rng))
                 });
-                Batch::gather(
-                    &augmented.collect::<Result<Vec<_>>>()?,
-                    experiment.unet.classes,
-                    &device,
-                )
+                Batch::gather(&augmented.collect::<Result<Vec<_>>>()?, classes, &device)
             });
-            for (step, batch) in batches.enumerate() {
-                let batch = batch?;
-                let pass = unet.pass(&batch.images)?;
-                let (value, gradient) =
-                    loss.value_and_grad(&Prediction::logits(pass.logits()), &batch.target)?;
-                let value = f64::from(value.to_scalar::<f32>()?);
-                if !value.is_finite() {
-                    bail!(diverged(
-                        "loss",
-                        value,
-                        epoch,
-                        Some(step + 1),
-                        &batch.ids,
-                        position.lr
-                    ));
-                }
-                pass.backward_each(&gradient, |at, gradient| sgd.update(at, &gradient))?;
-
-                total += value * batch.len() as f64;
-                seen += batch.len();
-                progress.step(epoch, batch.len(), total / seen as f64, position.lr);
+            for batch in batches {
+                self.step(&batch?)?;
+                self.position.begun.seconds = before.seconds + started.elapsed().as_secs_f64();
                 if stop.load(Ordering::Relaxed) {
                     break;
+                }
+                let every = recipe.save_every;
+                if every > 0 && self.position.begun.steps.is_multiple_of(every) {
+                    self.save()?;
                 }
             }
             Ok(())
         })
-        .inspect_err(|_| progress.finish())?;
-        if stop.load(Ordering::Relaxed) {
-            progress.finish();
-            return Ok(End::Stopped);
-        }
-        let images_per_second = seen as f64 / started.elapsed().as_secs_f64();
+    }
 
-        let validation = validate(experiment, data, &images, &unet, &*loss, epoch, position.lr)
-            .inspect_err(|_| progress.finish())?;
+    fn step(&mut self, batch: &Batch) -> Result<()> {
+        let Self { unet, sgd, .. } = self;
+        let pass = unet.pass(&batch.images)?;
+        let (value, gradient) = self
+            .loss
+            .value_and_grad(&Prediction::logits(pass.logits()), &batch.target)?;
+        let value = f64::from(value.to_scalar::<f32>()?);
+        if !value.is_finite() {
+            let largest = largest(pass.logits())?;
+            return self.no_number("loss", value, batch, Some(largest));
+        }
+        if sgd.clips() || self.experiment.recipe.on_nan == OnNan::Skip {
+            // All of them before the first variable changes.
+            let mut gradients = vec![None; unet.vars().len()];
+            pass.backward_each(&gradient, |at, gradient| -> Result<()> {
+                gradients[at] = Some(gradient);
+                Ok(())
+            })?;
+            let gradients: Vec<&Tensor> = gradients.iter().flatten().collect();
+            let length = norm(&gradients)?;
+            if !length.is_finite() {
+                return self.no_number("norm of the gradient", length, batch, None);
+            }
+            sgd.step_each(&gradients)?;
+        } else {
+            pass.backward_each(&gradient, |at, gradient| sgd.update(at, &gradient))?;
+        }
+        let begun = &mut self.position.begun;
+        begun.steps += 1;
+        begun.images += batch.len();
+        begun.loss += value * batch.len() as f64;
+        let (epoch, mean) = (self.position.epoch + 1, begun.loss / begun.images as f64);
+        self.progress
+            .step(epoch, batch.len(), mean, self.position.lr);
+        Ok(())
+    }
+
+    /// What is done about a number of a step that is none: the step is left out, or the run ends.
+    fn no_number(
+        &mut self,
+        what: &str,
+        value: f64,
+        batch: &Batch,
+        largest_logit: Option<f64>,
+    ) -> Result<()> {
+        let (weights, velocity) = self.norms()?;
+        let place = format!(
+            "the {what} is {value} in epoch {}, step {} ({})",
+            self.position.epoch + 1,
+            self.position.begun.steps + 1,
+            images(&batch.ids)
+        );
+        // Weights that are no numbers themselves would leave out every step to come.
+        if self.experiment.recipe.on_nan == OnNan::Skip && weights.is_finite() {
+            self.position.begun.steps += 1;
+            self.position.begun.skipped += 1;
+            self.progress.say(&format!("{place}; the step is left out"));
+            return Ok(());
+        }
+        let logits = largest_logit.map_or(String::new(), |largest| {
+            format!(", logits up to {largest:.3e}")
+        });
+        bail!(Diverged(format!(
+            "{place} at learning rate {}, with weights of norm {weights:.3e} and velocities of norm {velocity:.3e}{logits}; {}",
+            shown(self.position.lr),
+            self.advice(weights.is_finite())
+        )))
+    }
+
+    /// What to do about numbers that are none.
+    fn advice(&self, weights_are_finite: bool) -> String {
+        let lower = shown(self.position.lr / 10.0);
+        let folder = self.folder.path().display();
+        let kept = format!("{folder} keeps the state of {}", self.saved);
+        let again = format!(
+            "train again with a lower rate (--set recipe.sgd.lr={lower}) or with clipped gradients (--clip-norm 1)"
+        );
+        if weights_are_finite {
+            format!(
+                "{kept}; {again}, or leave such steps out: seg-train resume {folder} --on-nan skip"
+            )
+        } else {
+            format!("an earlier step was too large; {kept}; {again}")
+        }
+    }
+
+    /// The norms of all weights and of all velocities.
+    fn norms(&self) -> Result<(f64, f64)> {
+        let of = |tensors: Vec<(String, Tensor)>| {
+            norm(&tensors.iter().map(|(_, tensor)| tensor).collect::<Vec<_>>())
+        };
+        Ok((of(self.unet.tensors())?, of(self.sgd.velocity()?)?))
+    }
+
+    /// Validates, keeps the weights if they are the best so far, and writes the epoch's line and the state.
+    fn close_epoch(&mut self) -> Result<()> {
+        let (epoch, started) = (self.position.epoch + 1, Instant::now());
+        let Begun {
+            steps,
+            skipped,
+            images,
+            loss,
+            seconds,
+        } = self.position.begun;
+        if images == 0 {
+            bail!(Diverged(format!(
+                "all {steps} steps of epoch {epoch} were left out, none having a number for its loss; {}",
+                self.advice(false)
+            )));
+        }
+        let validation = self.validate(epoch)?;
+        let position = &mut self.position;
         let best = position
             .best
             .is_none_or(|(_, lowest)| validation.loss < lowest);
         if best {
             position.best = Some((epoch, validation.loss));
-            unet.save(folder.file("best.safetensors"))?;
+            Best { epoch }.write(self.folder, &self.unet)?;
         }
         let line = EpochLine {
             epoch,
-            loss: total / seen as f64,
+            loss: loss / images as f64,
             val_loss: validation.loss,
             val_dice: validation.dice,
             lr: position.lr,
             best,
-            seconds: started.elapsed().as_secs_f64(),
-            images_per_second,
+            skipped,
+            seconds: seconds + started.elapsed().as_secs_f64(),
+            images_per_second: images as f64 / seconds,
         };
-        folder.append_log(&line)?;
-        progress.epoch(&line);
+        self.folder.append_log(&line)?;
+        self.progress.epoch(&line);
 
         position.lr = position.plateau.step(validation.loss, position.lr);
         position.finished = position.stopping.step(validation.loss);
         position.epoch = epoch;
+        position.begun = Begun::default();
         // Last: whatever a crash leaves half done before this line is done again.
-        State::write(folder, &position, &unet, &sgd)?;
+        self.save()
     }
-    progress.finish();
-    Ok(End::Finished)
+
+    fn save(&mut self) -> Result<()> {
+        let Self {
+            folder,
+            experiment,
+            position,
+            unet,
+            sgd,
+            ..
+        } = self;
+        if let Err(error) = State::write(folder, experiment, position, unet, sgd) {
+            if self.norms()?.0.is_finite() {
+                return Err(error);
+            }
+            bail!(Diverged(format!(
+                "the weights are no numbers after {}; {}",
+                self.position,
+                self.advice(false)
+            )));
+        }
+        self.saved = self.position.clone();
+        Ok(())
+    }
+
+    /// The mean loss and Dice an image over the validation set, which is never augmented.
+    fn validate(&self, epoch: usize) -> Result<Validation> {
+        let Experiment { recipe, unet, .. } = self.experiment;
+        let (mut total, mut seen) = (0.0, 0_usize);
+        let mut dices = Vec::new();
+        thread::scope(|scope| -> Result<()> {
+            let chunks = self.data.split.val.chunks(recipe.batch);
+            let batches = ahead(scope, chunks, |chunk| {
+                let prepared = chunk.iter().map(|&index| self.images.get(index));
+                Batch::gather(
+                    &prepared.collect::<Result<Vec<_>>>()?,
+                    unet.classes,
+                    &self.device,
+                )
+            });
+            for batch in batches {
+                let batch = batch?;
+                let logits = self.unet.infer(&batch.images)?;
+                let value = self
+                    .loss
+                    .loss(&Prediction::logits(&logits), &batch.target)?;
+                let value = f64::from(value.to_scalar::<f32>()?);
+                if !value.is_finite() {
+                    let (weights, _) = self.norms()?;
+                    bail!(Diverged(format!(
+                        "the validation loss is {value} in epoch {epoch} ({}) at learning rate {}, with weights of norm {weights:.3e} and logits up to {:.3e}; {}",
+                        images(&batch.ids),
+                        shown(self.position.lr),
+                        largest(&logits)?,
+                        self.advice(false)
+                    )));
+                }
+                let (p, classes) = (probabilities(&logits)?, unet.classes);
+                let pixels = batch.labels.len() / batch.len();
+                for (p, labels) in p
+                    .chunks_exact(classes * pixels)
+                    .zip(batch.labels.chunks_exact(pixels))
+                {
+                    let counts =
+                        Confusion::of_argmax(&Pixels::new(p, classes, labels)?).split_off(1);
+                    // An image without a counted pixel has no Dice.
+                    dices.extend(
+                        counts
+                            .iter()
+                            .filter_map(|class| class.dice(EmptyMask::Agreement)),
+                    );
+                }
+                total += value * batch.len() as f64;
+                seen += batch.len();
+            }
+            Ok(())
+        })?;
+        Ok(Validation {
+            loss: total / seen as f64,
+            dice: dices.iter().sum::<f64>() / dices.len().max(1) as f64,
+        })
+    }
 }
 
 struct Validation {
@@ -160,100 +416,46 @@ struct Validation {
     dice: f64,
 }
 
-/// The mean loss and Dice an image over the validation set, which is never augmented.
-fn validate(
-    experiment: &Experiment,
-    data: &Dataset,
-    images: &Images<'_>,
-    unet: &UNet,
-    loss: &dyn Loss,
-    epoch: usize,
-    lr: f64,
-) -> Result<Validation> {
-    let device = experiment.open_device()?;
-    let (mut total, mut seen) = (0.0, 0_usize);
-    let mut dices = Vec::new();
-    thread::scope(|scope| -> Result<()> {
-        let batches = ahead(
-            scope,
-            data.split.val.chunks(experiment.recipe.batch),
-            |chunk| {
-                let prepared = chunk.iter().map(|&index| images.get(index));
-                Batch::gather(
-                    &prepared.collect::<Result<Vec<_>>>()?,
-                    experiment.unet.classes,
-                    &device,
-                )
-            },
-        );
-        for batch in batches {
-            let batch = batch?;
-            let logits = unet.infer(&batch.images)?;
-            let value = f64::from(
-                loss.loss(&Prediction::logits(&logits), &batch.target)?
-                    .to_scalar::<f32>()?,
-            );
-            if !value.is_finite() {
-                bail!(diverged(
-                    "validation loss",
-                    value,
-                    epoch,
-                    None,
-                    &batch.ids,
-                    lr
-                ));
-            }
-            let (p, classes) = (probabilities(&logits)?, experiment.unet.classes);
-            let pixels = batch.labels.len() / batch.len();
-            for (p, labels) in p
-                .chunks_exact(classes * pixels)
-                .zip(batch.labels.chunks_exact(pixels))
-            {
-                let counts = Confusion::of_argmax(&Pixels::new(p, classes, labels)?).split_off(1);
-                // An image without a counted pixel has no Dice.
-                dices.extend(
-                    counts
-                        .iter()
-                        .filter_map(|class| class.dice(EmptyMask::Agreement)),
-                );
-            }
-            total += value * batch.len() as f64;
-            seen += batch.len();
-        }
-        Ok(())
-    })?;
-    Ok(Validation {
-        loss: total / seen as f64,
-        dice: dices.iter().sum::<f64>() / dices.len().max(1) as f64,
-    })
-}
-
-fn diverged(
-    what: &str,
-    value: f64,
-    epoch: usize,
-    step: Option<usize>,
-    ids: &[String],
-    lr: f64,
-) -> String {
-    let step = step.map_or(String::new(), |step| format!(", step {step}"));
-    format!(
-        "the {what} is {value} in epoch {epoch}{step} (image {}) at learning rate {}; train again with a lower one: --set recipe.sgd.lr={}",
-        ids.join(", "),
-        shown(lr),
-        shown(lr / 10.0)
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_loss_that_is_no_number_is_told_with_its_circumstances() {
-        assert_eq!(
-            diverged("loss", f64::NAN, 3, Some(12), &["phantom-7".into()], 0.1),
-            "the loss is NaN in epoch 3, step 12 (image phantom-7) at learning rate 0.1; train again with a lower one: --set recipe.sgd.lr=0.01"
-        );
+/// Refuses to go on where the best weights so far are gone: no epoch to come may be as good.
+fn check_best(position: &Position, folder: &RunFolder, unet: &UNet, device: &Device) -> Result<()> {
+    let Some((best, _)) = position.best else {
+        return Ok(());
+    };
+    let path = folder.file(Best::NAME);
+    let remedy = "restore the file, or train the run anew with another --out";
+    match Best::read(&path, unet, device) {
+        // A later epoch's are there where its state was not written any more; it will come again.
+        Ok(Some(Best { epoch })) if epoch >= best => Ok(()),
+        Ok(found) => bail!(
+            "{} holds the weights of {}, and the best so far are those of epoch {best}; {remedy}",
+            path.display(),
+            found.map_or("another program".into(), |Best { epoch }| format!(
+                "epoch {epoch}"
+            ))
+        ),
+        Err(error) => bail!("{error:#}; {remedy}"),
     }
+}
+
+/// The images of a batch, by name.
+fn images(ids: &[String]) -> String {
+    match ids {
+        [id] => format!("image {id}"),
+        ids => format!("images {}", ids.join(", ")),
+    }
+}
+
+/// The largest magnitude; NaN where there is one.
+fn largest(logits: &Tensor) -> Result<f64> {
+    let values = logits.flatten_all()?.to_vec1::<f32>()?;
+    Ok(values
+        .into_iter()
+        .map(f64::from)
+        .fold(0.0, |largest, value| {
+            if value.is_nan() || value.abs() > largest {
+                value.abs()
+            } else {
+                largest
+            }
+        }))
 }

@@ -116,6 +116,7 @@ impl Settings {
             },
             gamma: record.number_or("gamma", 2.0)?,
             sgd: SgdConfig {
+                clip_norm: None,
                 lr: record.number_or("lr", 0.1)?,
                 momentum: record.number_or("momentum", 0.9)?,
                 nesterov: record.flag_or("nesterov", false)?,

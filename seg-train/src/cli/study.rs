@@ -20,11 +20,11 @@ use crate::{
     config::{Experiment, Preset},
     data::{DataConfig, Dataset},
     report::table::align_left,
-    run_folder::{Parts, RunFolder},
+    run_folder::{Lock, Parts, RunFolder},
     study::{
         Grid, Plan, Sources, Wishes, estimate, grids,
         plan::{NamedGrids, experiment_file, run_folder},
-        queue::{self, duration, forget_error, is_done, keep_error, lock},
+        queue::{self, duration, forget_error, is_done, keep_error},
         refuse_axes, report,
         slurm::{self, Scripts, Wants},
     },
@@ -282,10 +282,7 @@ pub(super) fn work(args: &WorkArgs) -> Result<(), Failure> {
         )));
     }
     let experiment = Experiment::read(&file)?;
-    let _held = match lock(&out, &args.run) {
-        Ok(held) => held,
-        Err(error) => return Err(Failure::Locked(error)),
-    };
+    let held = Lock::take(&run_folder(&out, &args.run))?;
     if is_done(&out, &args.run) {
         return Ok(());
     }
@@ -298,7 +295,7 @@ pub(super) fn work(args: &WorkArgs) -> Result<(), Failure> {
             STOP.store(true, Ordering::Relaxed);
         });
     }
-    let end = bring_to_end(&run_folder(&out, &args.run), &experiment);
+    let end = bring_to_end(&run_folder(&out, &args.run), &experiment, &held);
     if let Err(Failure::Failed(error)) = &end {
         keep_error(&out, &args.run, &one_line(&format!("{error:#}")))?;
     }

@@ -12,14 +12,14 @@ use rayon::prelude::*;
 use seg_unet::InstructionSet;
 use serde::Serialize;
 
-use super::{Failure, TrainArgs, print, usage};
+use super::{Failure, ResumeArgs, TrainArgs, print, usage};
 use crate::{
     config::Experiment,
     data::Dataset,
     evaluate::{Evaluated, evaluate, load, show},
     report::{compare, curves, examples},
     run_folder::{
-        Parts, RunFolder, Runs, first_free, refuse_taken,
+        Lock, Parts, RunFolder, Runs, first_free, refuse_taken,
         tables::{write_reliability, write_rows, write_thresholds},
     },
     store,
@@ -84,8 +84,8 @@ pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
     };
     listen()?;
     if let [experiment] = &experiments[..] {
-        let folder = begin(&out, experiment, &data)?;
-        return single(&folder, experiment, &data);
+        let (folder, held) = begin(&out, experiment, &data)?;
+        return single(&folder, experiment, &data, &held);
     }
     // All folders first, so that an interrupted comparison can be resumed as a whole.
     for (name, experiment) in names.iter().zip(&experiments) {
@@ -101,26 +101,60 @@ pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
 }
 
 /// Goes on with a run, or with a comparison of several.
-pub(super) fn resume(out: &Path) -> Result<(), Failure> {
+pub(super) fn resume(args: &ResumeArgs) -> Result<(), Failure> {
+    let out = &args.run;
     let Some(Runs { runs }) = Runs::read(out)? else {
-        let folder = RunFolder::open(out)?;
-        let experiment = folder.experiment()?;
+        let (folder, held) = take(out)?;
+        let experiment = retold(&folder, args)?;
         let data = reopen(&folder, &experiment)?;
         listen()?;
-        return single(&folder, &experiment, &data);
+        return single(&folder, &experiment, &data, &held);
     };
     let first = runs
         .first()
         .with_context(|| format!("{} lists no runs", out.join(Runs::NAME).display()))?;
+    for run in &runs {
+        let (folder, _held) = take(&out.join(run))?;
+        retold(&folder, args)?;
+    }
     let folder = RunFolder::open(&out.join(first))?;
     let data = reopen(&folder, &folder.experiment()?)?;
     listen()?;
     several(out, &runs, &data)
 }
 
+/// A run's folder and the right to change it.
+fn take(path: &Path) -> Result<(RunFolder, Lock)> {
+    let folder = RunFolder::open(path)?;
+    let held = Lock::take(path)?;
+    if let Some(process) = held.left_by() {
+        eprintln!(
+            "{} was left by {process}, which has ended without a word",
+            path.display()
+        );
+    }
+    Ok((folder, held))
+}
+
+/// The experiment of a run, with what is said anew of how it goes on; none of that decides a number it has come to.
+fn retold(folder: &RunFolder, args: &ResumeArgs) -> Result<Experiment> {
+    let mut experiment = folder.experiment()?;
+    let recipe = &mut experiment.recipe;
+    recipe.save_every = args.going_on.save_every.unwrap_or(recipe.save_every);
+    recipe.on_nan = args.going_on.on_nan.unwrap_or(recipe.on_nan);
+    if args.going_on.save_every.is_some() || args.going_on.on_nan.is_some() {
+        folder.rewrite_experiment(&experiment)?;
+    }
+    Ok(experiment)
+}
+
 /// Brings a run of a grid to its end from wherever it is: not begun, broken off before its `run.toml` was there or after
 /// it, or trained and not evaluated.
-pub(super) fn bring_to_end(path: &Path, experiment: &Experiment) -> Result<(), Failure> {
+pub(super) fn bring_to_end(
+    path: &Path,
+    experiment: &Experiment,
+    held: &Lock,
+) -> Result<(), Failure> {
     let (folder, data) = if path.join("run.toml").is_file() {
         let folder = RunFolder::open(path)?;
         if !is_same(&folder.experiment()?, experiment) {
@@ -132,26 +166,29 @@ pub(super) fn bring_to_end(path: &Path, experiment: &Experiment) -> Result<(), F
         let data = reopen(&folder, experiment)?;
         (folder, data)
     } else {
-        remove_unbegun(path)?;
         let data = open(experiment)?;
         decode_test_images(&data)?;
-        (begin(path, experiment, &data)?, data)
+        (begin_holding(path, experiment, &data, held)?, data)
     };
-    train_and_evaluate(&folder, experiment, &data, path)?;
-    Ok(())
-}
-
-/// Removes what [`begin`] leaves when it is cut off, and nothing else.
-fn remove_unbegun(path: &Path) -> Result<()> {
-    for name in ["split.json", "split.json.part", "run.toml.part"] {
-        store::remove(&path.join(name))?;
-    }
+    train_and_evaluate(&folder, experiment, &data, path, held)?;
     Ok(())
 }
 
 /// A new run folder with all that is known before the first epoch.
-fn begin(path: &Path, experiment: &Experiment, data: &Dataset) -> Result<RunFolder> {
-    let folder = RunFolder::create(path)?;
+fn begin(path: &Path, experiment: &Experiment, data: &Dataset) -> Result<(RunFolder, Lock)> {
+    refuse_taken(path)?;
+    let held = Lock::take(path)?;
+    let folder = begin_holding(path, experiment, data, &held)?;
+    Ok((folder, held))
+}
+
+fn begin_holding(
+    path: &Path,
+    experiment: &Experiment,
+    data: &Dataset,
+    held: &Lock,
+) -> Result<RunFolder> {
+    let folder = RunFolder::create(path, held)?;
     Parts::of(data).write(&folder)?;
     // Last: with it the folder is a run's.
     folder.write_experiment(experiment)?;
@@ -205,8 +242,13 @@ fn decode_test_images(data: &Dataset) -> Result<()> {
     decoded.into_iter().collect()
 }
 
-fn single(folder: &RunFolder, experiment: &Experiment, data: &Dataset) -> Result<(), Failure> {
-    let evaluated = train_and_evaluate(folder, experiment, data, folder.path())?;
+fn single(
+    folder: &RunFolder,
+    experiment: &Experiment,
+    data: &Dataset,
+    held: &Lock,
+) -> Result<(), Failure> {
+    let evaluated = train_and_evaluate(folder, experiment, data, folder.path(), held)?;
     print(&format!(
         "\n{}\n{}{}\n",
         heading(&evaluated),
@@ -219,10 +261,10 @@ fn single(folder: &RunFolder, experiment: &Experiment, data: &Dataset) -> Result
 fn several(out: &Path, names: &[String], data: &Dataset) -> Result<(), Failure> {
     let mut runs = Vec::new();
     for name in names {
-        let folder = RunFolder::open(&out.join(name))?;
+        let (folder, held) = take(&out.join(name))?;
         let experiment = folder.experiment()?;
         eprintln!("{}", experiment.loss);
-        let evaluated = train_and_evaluate(&folder, &experiment, data, out)?;
+        let evaluated = train_and_evaluate(&folder, &experiment, data, out, &held)?;
         print(&format!(
             "\n{}\n{}{}\n",
             heading(&evaluated),
@@ -259,32 +301,44 @@ fn picture_comparison(out: &Path, runs: &[(String, Evaluated)], data: &Dataset) 
     examples::save_comparison(&columns, &title, &out.join("comparison.png"))
 }
 
-/// Trains to the end, then writes everything a finished run has. `whole` is the folder to resume.
+/// Trains to the end, then writes everything a finished run has. `whole` is the folder to resume; the lock is asked for
+/// because nobody may do this without it.
 fn train_and_evaluate(
     folder: &RunFolder,
     experiment: &Experiment,
     data: &Dataset,
     whole: &Path,
+    _held: &Lock,
 ) -> Result<Evaluated, Failure> {
     let end = train(experiment, data, folder, &STOP);
-    let log = folder.log()?;
-    if !log.is_empty() {
-        curves::save(
-            &log,
-            &title(&experiment.loss, &data.name)?,
-            &folder.file("curves.png"),
-        )?;
-    }
-    if end? == End::Stopped {
+    let drawn = draw_curves(folder, experiment, data);
+    if let End::Stopped(position) = end? {
         return Err(Failure::Stopped(format!(
-            "stopped after {} completed epochs; go on with: seg-train resume {}",
-            log.len(),
+            "stopped after {position}; go on with: seg-train resume {}",
             whole.display()
         )));
     }
-    let evaluated = evaluate(folder, experiment, data, None, &experiment.open_device()?)?;
-    write_evaluation(&evaluated, folder.path())?;
-    Ok(evaluated)
+    let evaluated = drawn
+        .and_then(|()| evaluate(folder, experiment, data, None, &experiment.open_device()?))
+        .and_then(|evaluated| {
+            write_evaluation(&evaluated, folder.path())?;
+            Ok(evaluated)
+        });
+    Ok(evaluated.map_err(|error| {
+        anyhow::anyhow!(
+            "{error:#}; the training is done and saved: when that is mended, go on with: seg-train resume {}",
+            whole.display()
+        )
+    })?)
+}
+
+fn draw_curves(folder: &RunFolder, experiment: &Experiment, data: &Dataset) -> Result<()> {
+    let log = folder.log()?;
+    if log.is_empty() {
+        return Ok(());
+    }
+    let title = title(&experiment.loss, &data.name)?;
+    curves::save(&log, &title, &folder.file("curves.png"))
 }
 
 /// The experiment's data set; generated images are made at the size the network sees.
@@ -432,7 +486,7 @@ mod tests {
     #[test]
     fn a_run_that_began_with_other_instructions_is_told_so() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = RunFolder::create(dir.path()).unwrap();
+        let folder = crate::run_folder::testing::folder(dir.path());
         let layers = TrainArgs::default().layers();
         let experiment = layers.resolve(Some("dice")).unwrap();
         folder.write_experiment(&experiment).unwrap();

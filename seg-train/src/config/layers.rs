@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use super::{Experiment, Preset, unknown};
+use super::{Experiment, OnNan, Preset, unknown};
 use crate::data::{DataConfig, Layout};
 
 /// What the user said, by the layer it was said in.
@@ -26,6 +26,12 @@ pub struct Layers {
     pub epochs: Option<usize>,
     /// `--batch`.
     pub batch: Option<usize>,
+    /// `--clip-norm`.
+    pub clip_norm: Option<f64>,
+    /// `--save-every`.
+    pub save_every: Option<usize>,
+    /// `--on-nan`.
+    pub on_nan: Option<OnNan>,
     /// `--device`.
     pub device: Option<String>,
     /// `--set`, as `key=value`.
@@ -120,7 +126,17 @@ impl Layers {
         if let Some(device) = &self.device {
             put("device", device.as_str().into());
         }
-        for (key, value) in [("recipe.epochs", self.epochs), ("recipe.batch", self.batch)] {
+        if let Some(norm) = self.clip_norm {
+            put("recipe.sgd.clip_norm", norm.into());
+        }
+        if let Some(on_nan) = self.on_nan {
+            put("recipe.on_nan", Value::try_from(on_nan)?);
+        }
+        for (key, value) in [
+            ("recipe.epochs", self.epochs),
+            ("recipe.batch", self.batch),
+            ("recipe.save_every", self.save_every),
+        ] {
             if let Some(value) = value {
                 let value =
                     i64::try_from(value).with_context(|| format!("{key} is above 2^63 - 1"))?;

@@ -44,7 +44,7 @@ fn is_optional(base: &Table, layer: &Table, key: &str) -> bool {
 }
 
 /// The dotted keys of all values that are no tables.
-fn leaves(table: &Table) -> Vec<String> {
+pub(super) fn leaves(table: &Table) -> Vec<String> {
     let mut keys = Vec::new();
     for (key, value) in table {
         match value {
@@ -59,7 +59,7 @@ fn leaves(table: &Table) -> Vec<String> {
     keys
 }
 
-fn find<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
+pub(super) fn find<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
     match key.split_once('.') {
         None => table.get(key),
         Some((first, rest)) => find(table.get(first)?.as_table()?, rest),

@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn they_come_back_from_the_folder() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = RunFolder::create(dir.path()).unwrap();
+        let folder = crate::run_folder::testing::folder(dir.path());
         let data = Dataset::open(&"phantom".parse().unwrap(), 0).unwrap();
         let parts = Parts::of(&data);
         assert_eq!(

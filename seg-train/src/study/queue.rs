@@ -1,7 +1,7 @@
 //! Runs side by side on one machine: a process each, the cores shared out, and the rest goes on when one fails.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     io::IsTerminal as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -30,30 +30,6 @@ pub fn is_done(out: &Path, run: &str) -> bool {
 /// Where a run's process says what it does.
 pub fn log_file(out: &Path, run: &str) -> PathBuf {
     out.join("runs").join(format!("{run}.log"))
-}
-
-/// Takes the lock of a run for as long as the file lives, however the process ends.
-///
-/// # Errors
-///
-/// Another process trains the run.
-pub fn lock(out: &Path, run: &str) -> Result<File> {
-    let path = out.join("runs").join(format!("{run}.lock"));
-    let file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&path)
-        .with_context(|| format!("{} cannot be written", path.display()))?;
-    file.try_lock().map_err(|error| match error {
-        fs::TryLockError::WouldBlock => anyhow::anyhow!(
-            "{} is being trained by another process; wait for it, or end it",
-            run_folder(out, run).display()
-        ),
-        fs::TryLockError::Error(error) => {
-            anyhow::Error::new(error).context(format!("{} cannot be locked", path.display()))
-        }
-    })?;
-    Ok(file)
 }
 
 /// How the runs of a plan ended.
@@ -338,24 +314,6 @@ pub fn duration(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_run_is_locked_while_a_process_holds_it_and_free_when_that_has_ended() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("runs")).unwrap();
-        let held = lock(dir.path(), "a").unwrap();
-        assert_eq!(
-            lock(dir.path(), "a").unwrap_err().to_string(),
-            format!(
-                "{} is being trained by another process; wait for it, or end it",
-                dir.path().join("runs/a").display()
-            )
-        );
-        drop(lock(dir.path(), "b").unwrap());
-        drop(held);
-        // The file is still there: it is the lock that counts.
-        drop(lock(dir.path(), "a").unwrap());
-    }
 
     #[test]
     fn an_error_is_kept_until_the_run_is_tried_again() {
