@@ -87,7 +87,7 @@ impl Home {
 
     /// Where this run ends that nothing disturbs.
     fn unbroken(&self) -> End {
-        ended(&mut self.train("unbroken")).succeeds();
+        ended(&mut self.train("unbroken")).succeeds("unbroken");
         self.end("unbroken")
     }
 
@@ -95,11 +95,18 @@ impl Home {
         End::of(&self.path(run))
     }
 
+    /// Goes on with a run, which must come to this end; `context` tells what had happened to it.
+    #[track_caller]
+    fn goes_on_to(&self, run: &str, end: &End, context: &str) {
+        ended(&mut self.go_on(run)).succeeds(context);
+        self.end(run).must_be(end, context);
+    }
+
     /// A run that was torn off while it wrote its fourth state: it has its third and its second.
     fn broken_off(&self, run: &str) {
         let trace = self.path("broken-off.trace");
         let end = ended(self.train(run).env("SEG_TRAIN_TRACE", &trace));
-        end.succeeds();
+        end.succeeds("whole");
         fs::remove_dir_all(self.path(run)).unwrap();
         let trace = fs::read_to_string(trace).unwrap();
         let mut writes = trace
@@ -157,9 +164,9 @@ fn end_of(mut child: Child) -> Ended {
 
 impl Ended {
     #[track_caller]
-    fn succeeds(&self) {
-        assert_eq!(self.code, Some(0), "{self:?}");
-        assert!(!self.errors.contains("error: "), "{self:?}");
+    fn succeeds(&self, context: &str) {
+        assert_eq!(self.code, Some(0), "{context}: {self:?}");
+        assert!(!self.errors.contains("error: "), "{context}: {self:?}");
     }
 
     /// It failed in order: this code, and one line that says why, the last. Gives that line without its `error: `.

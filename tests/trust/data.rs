@@ -31,8 +31,7 @@ fn data_that_vanish_while_a_run_trains_end_it_in_order_and_back_again_it_goes_on
         let gone = ended(&mut home.go_on(&run));
         assert!(gone.error(1).contains("squares"), "{gone:?}");
         fs::rename(&away, &squares).unwrap();
-        ended(&mut home.go_on(&run)).succeeds();
-        home.end(&run).must_be(&unbroken, file);
+        home.goes_on_to(&run, &unbroken, file);
     }
 }
 
@@ -64,8 +63,7 @@ fn an_image_that_is_gone_or_another_one_stops_the_going_on_until_it_is_back() {
         assert!(files(&home.path("run")) == before, "a refused resume");
         fs::write(&path, whole).unwrap();
     }
-    ended(&mut home.go_on("run")).succeeds();
-    home.end("run").must_be(&unbroken, "with all images back");
+    home.goes_on_to("run", &unbroken, "with all images back");
 }
 
 #[test]
@@ -86,7 +84,6 @@ fn a_folder_that_may_not_be_written_to_is_named_and_left_as_it_is() {
     }
     assert!(files(&home.path("run")) == before, "a refused resume");
     for run in ["run", "new"] {
-        ended(&mut home.go_on(run)).succeeds();
-        home.end(run).must_be(&unbroken, run);
+        home.goes_on_to(run, &unbroken, run);
     }
 }

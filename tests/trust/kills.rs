@@ -35,7 +35,7 @@ fn a_run_killed_at_any_instant_goes_on_to_the_same_bits() {
     let unbroken = home.unbroken();
     // The second is as long as the others will be: all files of the program are in memory now.
     let again = Instant::now();
-    ended(&mut home.train("again")).succeeds();
+    ended(&mut home.train("again")).succeeds("again");
     home.end("again").must_be(&unbroken, "the same once more");
     let whole = again.elapsed().min(started.elapsed());
 
@@ -59,9 +59,7 @@ fn a_run_killed_at_any_instant_goes_on_to_the_same_bits() {
             deaths += 1;
             *places.entry(place(&home.path(&run))).or_default() += 1;
         }
-        ended(&mut home.go_on(&run)).succeeds();
-        home.end(&run)
-            .must_be(&unbroken, &format!("killed {deaths} times"));
+        home.goes_on_to(&run, &unbroken, &format!("killed {deaths} times"));
         fs::remove_dir_all(home.path(&run)).unwrap();
         kills += deaths;
         runs += 1;

@@ -26,7 +26,7 @@ fn a_run_that_a_process_works_on_is_nobody_elses_until_that_process_is_gone() {
     child.kill().unwrap();
     end_of(child);
     let resumed = ended(&mut home.command(&["resume", "run"]));
-    resumed.succeeds();
+    resumed.succeeds("run");
     let first = resumed.errors.lines().next().unwrap();
     assert!(
         first.starts_with(&format!("run was left by {process}"))
@@ -50,7 +50,7 @@ fn of_two_runs_begun_at_once_in_one_folder_one_goes_on_and_the_other_is_told() {
         } else {
             (other, one)
         };
-        first.succeeds();
+        first.succeeds(&run);
         // The later one finds the lock, or the run.
         let code = second.code.filter(|code| [2, 3].contains(code));
         let error = second.error(code.unwrap_or(3));

@@ -66,7 +66,7 @@ impl Reference {
         let watched = command
             .env("SEG_TRAIN_TRACE", &trace)
             .env("SEG_TRAIN_KEEP", &kept);
-        ended(watched).succeeds();
+        ended(watched).succeeds("unbroken");
         let trace = fs::read_to_string(trace).unwrap();
         let operations = trace.lines().map(|line| {
             let mut words = line.splitn(3, ' ').skip(1);
@@ -132,7 +132,7 @@ fn a_fault_at_any_operation_loses_nothing_that_was_saved() {
     let counts = Counts::default();
     let faults = reference.faults();
     faults.par_iter().enumerate().for_each(|(number, fault)| {
-        let run = format!("{number}");
+        let run = format!("run-{number}");
         // All that fails is printed, not the first alone.
         let _ = catch_unwind(|| one(&home, &reference, &run, *fault, &counts));
     });
@@ -198,8 +198,7 @@ fn one(home: &Home, reference: &Reference, run: &str, fault: Fault, counts: &Cou
                 .fetch_add(usize::from(name != "best.safetensors"), Ordering::Relaxed);
         }
     }
-    ended(&mut home.go_on(run)).succeeds();
-    home.end(run).must_be(&reference.end, &context);
+    home.goes_on_to(run, &reference.end, &context);
     counts.ends.fetch_add(1, Ordering::Relaxed);
     fs::remove_dir_all(home.path(run)).unwrap();
     fs::remove_dir_all(kept).unwrap();
@@ -208,9 +207,9 @@ fn one(home: &Home, reference: &Reference, run: &str, fault: Fault, counts: &Cou
 /// The run stopped in order, and its one error line names the file and the remedy.
 fn says_what_to_do(end: &Ended, run: &str, operation: &Operation, context: &str) {
     let error = end.error(1);
-    let file = Path::new(run).join(&operation.file);
+    let file = format!("{run}/{}", operation.file);
     assert!(
-        error.contains(&*file.to_string_lossy()),
+        error.contains(file.trim_end_matches('/')),
         "{context}: {error}"
     );
     let remedies = [

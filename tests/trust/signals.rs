@@ -5,7 +5,7 @@ use std::fs;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use super::{Home, STATES, end_of, ended, send};
+use super::{Home, STATES, end_of, send};
 
 #[test]
 fn a_run_that_is_asked_to_stop_saves_the_step_and_goes_on_to_the_same_bits() {
@@ -29,9 +29,7 @@ fn a_run_that_is_asked_to_stop_saves_the_step_and_goes_on_to_the_same_bits() {
             let place = saved(&home, &run);
             let note = format!("stopped after {place}; go on with: seg-train resume {run}");
             assert_eq!(end.errors.lines().last(), Some(&*note), "{end:?}");
-            ended(&mut home.go_on(&run)).succeeds();
-            home.end(&run)
-                .must_be(&unbroken, &format!("{signal}, {place}"));
+            home.goes_on_to(&run, &unbroken, &format!("{signal}, {place}"));
             within_epochs += usize::from(place.starts_with("step"));
             if within_epochs == 2 {
                 break;
