@@ -156,6 +156,9 @@ struct PredictArgs {
     /// two classes only
     #[arg(long, value_name = "T", value_parser = threshold, allow_negative_numbers = true)]
     threshold: Option<f64>,
+    /// The most pixels that an image may have [default: the run's]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>, allow_negative_numbers = true)]
+    max_pixels: Option<u64>,
     /// cpu, cuda or cuda:N [default: the run's]
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,

@@ -8,7 +8,7 @@ mod layers;
 mod preset;
 mod unknown;
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
@@ -22,6 +22,7 @@ use crate::{
     augment::Augment,
     data::{DataConfig, Dataset, Layout},
     metrics::MetricsConfig,
+    open,
     optim::{Sgd, SgdConfig},
     preprocess::Preprocess,
     schedule::{EarlyStoppingConfig, ReduceLrOnPlateauConfig},
@@ -139,8 +140,8 @@ impl Experiment {
     ///
     /// Those of [`from_toml`](Self::from_toml), and a file that cannot be read.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path)
-            .with_context(|| format!("{} cannot be read", path.display()))?;
+        let text =
+            open::text(path).with_context(|| format!("{} cannot be read", path.display()))?;
         Self::from_toml(&text).with_context(|| format!("{}", path.display()))
     }
 

@@ -11,6 +11,7 @@ pub mod config;
 pub mod data;
 pub mod evaluate;
 pub mod metrics;
+mod open;
 pub mod optim;
 pub mod phantom;
 pub mod predict;

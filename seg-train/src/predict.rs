@@ -13,7 +13,7 @@ use seg_unet::UNet;
 
 use crate::{
     config::Experiment,
-    data::{image_files, read_image},
+    data::{Links, check_name, image_files, read_image},
     evaluate::{check_threshold, classes, foreground, predict},
     preprocess::{Interpolation, prepare_image},
     raster::Image,
@@ -37,17 +37,19 @@ pub struct Segmented {
 ///
 /// # Errors
 ///
-/// A path that does not exist, a folder without images, and two images whose results would have one name.
-pub fn inputs(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+/// A path that does not exist, a folder without images or with a link out of it that is not to be followed, a name that
+/// cannot be printed, and two images whose results would have one name.
+pub fn inputs(paths: &[PathBuf], links: &Links) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in paths {
         if path.is_dir() {
-            let found = image_files(path)?;
+            let found = image_files(path, links)?;
             if found.is_empty() {
                 bail!("the folder {} holds no images", path.display());
             }
             files.extend(found);
         } else if path.exists() {
+            check_name(path)?;
             files.push(path.clone());
         } else {
             bail!("there is no file or folder {}", path.display());
@@ -122,7 +124,11 @@ pub fn segment(
 ) -> Result<Segmented> {
     let count = experiment.unet.classes;
     check_threshold(threshold, count)?;
-    let image = read_image(file, experiment.unet.in_channels)?;
+    let image = read_image(
+        file,
+        experiment.unet.in_channels,
+        experiment.data.max_pixels,
+    )?;
     let size = [image.height, image.width];
     let seen = prepare_image(&image, &experiment.preprocess)?;
     let p = Image {
@@ -189,7 +195,9 @@ mod tests {
         let (a, b) = (dir.path().join("eye.png"), dir.path().join("eye.jpg"));
         fs::write(&a, "").unwrap();
         fs::write(&b, "").unwrap();
-        let error = inputs(&[a.clone(), b.clone()]).unwrap_err().to_string();
+        let error = inputs(&[a.clone(), b.clone()], &Links::Inside)
+            .unwrap_err()
+            .to_string();
         assert_eq!(
             error,
             format!(
@@ -267,12 +275,14 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_named() {
-        let error = inputs(&["/nowhere/eye.png".into()])
+        let error = inputs(&["/nowhere/eye.png".into()], &Links::Inside)
             .unwrap_err()
             .to_string();
         assert_eq!(error, "there is no file or folder /nowhere/eye.png");
         let dir = tempfile::tempdir().unwrap();
-        let error = inputs(&[dir.path().into()]).unwrap_err().to_string();
+        let error = inputs(&[dir.path().into()], &Links::Inside)
+            .unwrap_err()
+            .to_string();
         assert_eq!(
             error,
             format!("the folder {} holds no images", dir.path().display())

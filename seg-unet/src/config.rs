@@ -30,6 +30,9 @@ pub struct UNetConfig {
     pub norm_eps: f64,
 }
 
+/// Weights of a network at most: a hundred times the paper's, and a slip of the keyboard fills no memory.
+const WEIGHTS: u64 = 1 << 30;
+
 impl Default for UNetConfig {
     fn default() -> Self {
         Self {
@@ -53,6 +56,29 @@ impl UNetConfig {
         self.width << level
     }
 
+    /// Number of weights of such a network.
+    ///
+    /// ```
+    /// use seg_unet::UNetConfig;
+    /// assert_eq!(UNetConfig::default().weights(), 7_766_018);
+    /// ```
+    pub fn weights(&self) -> u64 {
+        let channels = |level| self.channels(level) as u64;
+        let kernel = |side: u64, inputs: u64, outputs: u64| (side * side * inputs + 1) * outputs;
+        let norm = |channels: u64| 2 * channels;
+        let block = |inputs, outputs| {
+            kernel(3, inputs, outputs) + kernel(3, outputs, outputs) + 2 * norm(outputs)
+        };
+        let level = |level| {
+            let (fine, coarse) = (channels(level), channels(level + 1));
+            // Down to the coarser level, and back up with what was kept of this one.
+            block(fine, coarse) + kernel(2, coarse, fine) + block(2 * fine, fine)
+        };
+        block(self.in_channels as u64, channels(0))
+            + (0..self.depth).map(level).sum::<u64>()
+            + kernel(1, channels(0), self.classes as u64)
+    }
+
     /// Checks every field against its range.
     ///
     /// # Errors
@@ -70,6 +96,15 @@ impl UNetConfig {
                     "U-Net: {name} is {value}; expected a whole number from {least} to {most}"
                 )));
             }
+        }
+        if self.weights() > WEIGHTS {
+            return Err(Error::Msg(format!(
+                "U-Net: width {} and depth {} make {} weights; expected at most 2^30, 4 GiB in f32: take a smaller width \
+                 or depth",
+                self.width,
+                self.depth,
+                self.weights()
+            )));
         }
         // A constant channel has variance 0, and 1/√0 would fill the network with infinities.
         if !(self.norm_eps.is_finite() && self.norm_eps > 0.0) {
@@ -123,6 +158,15 @@ mod tests {
             (
                 UNetConfig { depth: 64, ..ok },
                 "U-Net: depth is 64; expected a whole number from 1 to 8",
+            ),
+            (
+                UNetConfig {
+                    width: 1024,
+                    depth: 8,
+                    ..ok
+                },
+                "U-Net: width 1024 and depth 8 make 2130336825346 weights; expected at most 2^30, 4 GiB in f32: take a \
+                 smaller width or depth",
             ),
             (
                 UNetConfig {

@@ -13,7 +13,7 @@ use crate::{
     },
     ops::{self, conv2d_same, conv2d_same_joined, max_pool2, relu_instance_norm, up2},
     pass::{Plan, Trace},
-    weights,
+    weights::{self, Stored},
 };
 
 /// A U-Net and its weights.
@@ -520,18 +520,33 @@ impl UNet {
     /// If the configuration is out of range, the file cannot be read, or a tensor is missing, unknown, of another shape
     /// or dtype, or holds NaN or an infinity.
     pub fn load(config: &UNetConfig, path: impl AsRef<Path>, device: &Device) -> Result<Self> {
-        let tensors = weights::read(path.as_ref(), device)?;
-        let dtype = tensors
-            .get("enc0.conv1.weight")
-            .map_or(DType::F32, Tensor::dtype);
-        let dtype = if dtype == DType::F64 {
-            dtype
-        } else {
-            DType::F32
-        };
-        let net = Self::with_dtype(config, 0, dtype, device)?;
-        weights::check(&path.as_ref().display().to_string(), &net.vars, &tensors)?;
-        net.assign(&tensors)?;
+        let path = path.as_ref();
+        config.validate()?;
+        let bytes = weights::read(path, config)?;
+        Self::load_bytes(config, &path.display().to_string(), &bytes, device)
+    }
+
+    /// As [`UNet::load`], of a file's bytes; `source` is what begins the sentence of an error.
+    ///
+    /// ```
+    /// use candle_core::Device::Cpu;
+    /// use seg_unet::{UNet, UNetConfig};
+    /// let error = UNet::load_bytes(&UNetConfig::default(), "net", b"junk", &Cpu).unwrap_err();
+    /// assert!(error.to_string().starts_with("net: found 4 bytes that are not whole safetensors"), "{error}");
+    /// ```
+    ///
+    /// # Errors
+    /// As [`UNet::load`].
+    pub fn load_bytes(
+        config: &UNetConfig,
+        source: &str,
+        bytes: &[u8],
+        device: &Device,
+    ) -> Result<Self> {
+        config.validate()?;
+        let stored = Stored::parse(source, bytes)?;
+        let net = Self::with_dtype(config, 0, stored.dtype(), device)?;
+        net.assign(&stored.tensors(&net.vars, device)?)?;
         Ok(net)
     }
 }

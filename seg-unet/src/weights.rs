@@ -2,12 +2,16 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt::Debug,
     fs::{self, File},
-    io::Write as _,
+    io::{Read as _, Write as _},
     path::Path,
 };
 
-use candle_core::{DType, Device, Error, Result, Tensor, Var, safetensors};
+use ::safetensors::{SafeTensorError, SafeTensors, tensor::TensorView};
+use candle_core::{DType, Device, Error, Result, Tensor, Var, safetensors::Load as _};
+
+use crate::UNetConfig;
 
 /// Writes to a sibling, syncs it, then renames, so that a run killed meanwhile leaves the old file whole.
 pub(crate) fn save(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> {
@@ -31,22 +35,91 @@ pub(crate) fn save(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> {
     })
 }
 
-/// All tensors of a file.
-pub(crate) fn read(path: &Path, device: &Device) -> Result<HashMap<String, Tensor>> {
-    let bytes = fs::read(path).map_err(|error| {
+/// What a file of weights may hold besides their numbers: a hundred bytes a tensor are usual.
+const HEADER: u64 = 1 << 20;
+
+/// The bytes of a file that can be one of this network's: its length and that of its header are checked before anything
+/// is read of them.
+pub(crate) fn read(path: &Path, config: &UNetConfig) -> Result<Vec<u8>> {
+    let source = path.display().to_string();
+    let unreadable = |error| {
         Error::Msg(format!(
-            "{}: cannot read the weights ({error}); check the path",
-            path.display()
+            "{source}: cannot read the weights ({error}); check the path"
         ))
-    })?;
-    safetensors::load_buffer(&bytes, device).map_err(|error| {
-        Error::Msg(format!(
-            "{}: found {} bytes that are not whole safetensors ({error}); expected a file that this network was saved \
-             to: copy it again or save it anew",
-            path.display(),
-            bytes.len()
-        ))
-    })
+    };
+    let metadata = fs::metadata(path).map_err(unreadable)?;
+    // Before it is opened: opening a pipe waits for a writer.
+    if !metadata.is_file() {
+        return Err(unreadable(std::io::Error::other("it is no regular file")));
+    }
+    let most = HEADER + config.weights() * DType::F64.size_in_bytes() as u64;
+    if metadata.len() > most {
+        return Err(Error::Msg(format!(
+            "{source}: found {} bytes; the weights of this network take at most {most}: {OTHER_NETWORK}",
+            metadata.len()
+        )));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(most).read_to_end(&mut bytes))
+        .map_err(unreadable)?;
+    Ok(bytes)
+}
+
+/// The tensors of a file, as its header describes them.
+pub(crate) struct Stored<'a> {
+    source: &'a str,
+    views: HashMap<String, TensorView<'a>>,
+}
+
+impl<'a> Stored<'a> {
+    pub(crate) fn parse(source: &'a str, bytes: &'a [u8]) -> Result<Self> {
+        let header = bytes
+            .first_chunk()
+            .map_or(0, |length| u64::from_le_bytes(*length));
+        let parsed = match header {
+            // What is longer is not parsed.
+            0..=HEADER => SafeTensors::deserialize(bytes),
+            _ => Err(SafeTensorError::HeaderTooLarge),
+        };
+        let parsed = parsed.map_err(|error| {
+            Error::Msg(format!(
+                "{source}: found {} bytes that are not whole safetensors ({error}); expected a file that this network was \
+                 saved to: copy it again or save it anew",
+                bytes.len()
+            ))
+        })?;
+        let views = parsed.tensors().into_iter().collect();
+        Ok(Self { source, views })
+    }
+
+    /// F64 if the first tensor is; everything else is to be F32.
+    pub(crate) fn dtype(&self) -> DType {
+        let first = self.views.get("enc0.conv1.weight");
+        match first.map(TensorView::dtype) {
+            Some(::safetensors::Dtype::F64) => DType::F64,
+            _ => DType::F32,
+        }
+    }
+
+    /// The tensors, which are those of the network.
+    pub(crate) fn tensors(
+        &self,
+        vars: &[(String, Var)],
+        device: &Device,
+    ) -> Result<HashMap<String, Tensor>> {
+        let described = self
+            .views
+            .iter()
+            .map(|(name, view)| (name.as_str(), Described::of(view.shape(), view.dtype())))
+            .collect();
+        // By the header first: nothing of another kind is converted.
+        tell(self.source, fault_of_kind(vars, &described))?;
+        let load = |(name, view): (&String, &TensorView)| Ok((name.clone(), view.load(device)?));
+        let tensors = self.views.iter().map(load).collect::<Result<_>>()?;
+        tell(self.source, fault_of_values(vars, &tensors)?)?;
+        Ok(tensors)
+    }
 }
 
 /// Whether the tensors are those of the network, each of its shape and type and finite; `source` begins the sentence.
@@ -55,7 +128,16 @@ pub(crate) fn check(
     vars: &[(String, Var)],
     found: &HashMap<String, Tensor>,
 ) -> Result<()> {
-    match fault(vars, found)? {
+    let described = found
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), Described::of(tensor.dims(), tensor.dtype())))
+        .collect();
+    tell(source, fault_of_kind(vars, &described))?;
+    tell(source, fault_of_values(vars, found)?)
+}
+
+fn tell(source: &str, fault: Option<String>) -> Result<()> {
+    match fault {
         None => Ok(()),
         Some(fault) => Err(Error::Msg(format!("{source}: {fault}"))),
     }
@@ -63,28 +145,71 @@ pub(crate) fn check(
 
 const OTHER_NETWORK: &str = "give the in_channels, classes, width and depth they were trained with";
 
-fn fault(vars: &[(String, Var)], found: &HashMap<String, Tensor>) -> Result<Option<String>> {
+/// A tensor without its numbers.
+struct Described {
+    shape: Vec<usize>,
+    /// The type's name, which is the same in Candle and in safetensors.
+    dtype: String,
+}
+
+impl Described {
+    fn of(shape: &[usize], dtype: impl Debug) -> Self {
+        Self {
+            shape: shape.into(),
+            dtype: format!("{dtype:?}"),
+        }
+    }
+}
+
+/// What is missing, of another shape or type, or unknown.
+fn fault_of_kind(vars: &[(String, Var)], found: &HashMap<&str, Described>) -> Option<String> {
     let known: HashSet<&str> = vars.iter().map(|(name, _)| name.as_str()).collect();
     for (name, var) in vars {
-        let (shape, dtype) = (var.dims(), var.dtype());
-        let Some(tensor) = found.get(name) else {
-            return Ok(Some(format!(
-                "tensor {name} is missing among {}; expected {dtype:?} {shape:?}: {OTHER_NETWORK}",
+        let expected = Described::of(var.dims(), var.dtype());
+        let Described { shape, dtype } = &expected;
+        let Some(tensor) = found.get(name.as_str()) else {
+            return Some(format!(
+                "tensor {name} is missing among {}; expected {dtype} {shape:?}: {OTHER_NETWORK}",
                 found.len()
-            )));
+            ));
         };
-        if tensor.dims() != shape {
-            return Ok(Some(format!(
+        if tensor.shape != *shape {
+            return Some(format!(
                 "tensor {name} has shape {:?}; expected {shape:?}: {OTHER_NETWORK}",
-                tensor.dims()
-            )));
+                tensor.shape
+            ));
         }
-        if tensor.dtype() != dtype {
-            return Ok(Some(format!(
-                "tensor {name} is {:?}; expected {dtype:?}: convert all of the weights to {dtype:?}",
-                tensor.dtype()
-            )));
+        if tensor.dtype != *dtype {
+            return Some(format!(
+                "tensor {name} is {}; expected {dtype}: convert all of the weights to {dtype}",
+                tensor.dtype
+            ));
         }
+    }
+    // The first by name, so that the sentence does not change from run to run.
+    let unknown = found
+        .iter()
+        .filter(|(name, _)| !known.contains(*name))
+        .min_by_key(|(name, _)| *name);
+    unknown.map(|(name, tensor)| {
+        format!(
+            "tensor {} {:?} is unknown; expected the {} tensors of this network alone: {OTHER_NETWORK}",
+            name.escape_debug(),
+            tensor.shape,
+            vars.len()
+        )
+    })
+}
+
+/// The first number that is none.
+fn fault_of_values(
+    vars: &[(String, Var)],
+    found: &HashMap<String, Tensor>,
+) -> Result<Option<String>> {
+    for (name, tensor) in vars
+        .iter()
+        .filter_map(|(name, _)| found.get_key_value(name))
+    {
         let values = tensor
             .flatten_all()?
             .to_dtype(DType::F64)?
@@ -96,18 +221,7 @@ fn fault(vars: &[(String, Var)], found: &HashMap<String, Tensor>) -> Result<Opti
             )));
         }
     }
-    // The first by name, so that the sentence does not change from run to run.
-    let unknown = found
-        .iter()
-        .filter(|(name, _)| !known.contains(name.as_str()))
-        .min_by_key(|(name, _)| *name);
-    Ok(unknown.map(|(name, tensor)| {
-        format!(
-            "tensor {name} {:?} is unknown; expected the {} tensors of this network alone: {OTHER_NETWORK}",
-            tensor.dims(),
-            vars.len()
-        )
-    }))
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -115,7 +229,7 @@ mod tests {
     use candle_core::Device::Cpu;
 
     use super::*;
-    use crate::{UNet, UNetConfig};
+    use crate::UNet;
 
     const SMALL: UNetConfig = UNetConfig {
         in_channels: 1,
@@ -237,6 +351,16 @@ mod tests {
                 )
             );
         }
+        // Nothing is read of it: a file of holes takes no disk, and would fill the memory.
+        let file = File::create(&path).unwrap();
+        file.set_len(1 << 40).unwrap();
+        let most = (1 << 20) + 8 * SMALL.weights();
+        assert_eq!(
+            load(),
+            format!(
+                "{shown}: found 1099511627776 bytes; the weights of this network take at most {most}: {trained}"
+            )
+        );
         fs::remove_file(&path).unwrap();
         assert_eq!(
             load(),

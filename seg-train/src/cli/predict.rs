@@ -3,6 +3,7 @@
 use super::{Failure, PredictArgs, print, usage};
 use crate::{
     config::open_device,
+    data::Links,
     evaluate::{check_threshold, load},
     predict::{inputs, make_folder, refuse_overwriting, segment},
     run_folder::RunFolder,
@@ -11,14 +12,23 @@ use crate::{
 
 pub(super) fn run(args: &PredictArgs) -> Result<(), Failure> {
     let folder = RunFolder::open(&args.run)?;
-    let experiment = folder.experiment()?;
+    let mut experiment = folder.experiment()?;
+    if let Some(max_pixels) = args.max_pixels {
+        experiment.data.max_pixels = max_pixels;
+        experiment.data.check().map_err(usage)?;
+    }
     let classes = experiment.unet.classes;
     check_threshold(args.threshold, classes).map_err(usage)?;
     let device =
         open_device(args.device.as_deref().unwrap_or(&experiment.device)).map_err(usage)?;
     let (threshold, why) = decide(&folder, args.threshold, classes)?;
     let unet = load(&folder, &experiment, &device)?;
-    let files = inputs(&args.inputs)?;
+    let links = if experiment.data.follow_links {
+        Links::Anywhere
+    } else {
+        Links::Inside
+    };
+    let files = inputs(&args.inputs, &links)?;
     refuse_overwriting(&files, &args.out, classes).map_err(usage)?;
     make_folder(&args.out)?;
     print(&format!("foreground is {why}\n"));
@@ -32,6 +42,7 @@ pub(super) fn run(args: &PredictArgs) -> Result<(), Failure> {
                 found.size[1],
                 100.0 * found.share
             )),
+            Err(error) if files.len() == 1 => return Err(error.into()),
             // The rest of a folder is worth having: the exit code tells that one was bad.
             Err(error) => {
                 failed += 1;

@@ -1,13 +1,16 @@
 //! From preset to experiment: preset ← `--config` ← named flags ← `--set`, the later winning key by key.
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use super::{Experiment, OnNan, Preset, unknown};
-use crate::data::{DataConfig, Layout};
+use crate::{
+    data::{DataConfig, Layout},
+    open,
+};
 
 /// What the user said, by the layer it was said in.
 #[derive(Clone, Debug, Default)]
@@ -48,7 +51,7 @@ impl Layers {
     pub fn resolve(&self, loss: Option<&str>) -> Result<Experiment> {
         let mut config = Table::new();
         if let Some(path) = &self.config {
-            let text = fs::read_to_string(path).with_context(|| {
+            let text = open::text(path).with_context(|| {
                 format!("the file {} of --config cannot be read", path.display())
             })?;
             config = parse(&text).with_context(|| format!("{}", path.display()))?;
@@ -233,6 +236,8 @@ fn merge(below: &mut Table, above: &Table) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn with_set(set: &[&str]) -> Result<Experiment> {

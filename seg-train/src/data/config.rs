@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{kinds::Kind, mask::MaskValues};
 use crate::phantom::PhantomConfig;
 
-/// A data set and the options of `folder`.
+/// A data set, how its files are read, and the options of `folder`.
 ///
 /// On the command line it is written `KIND:PATH`, and the built-in one `phantom`.
 ///
@@ -40,10 +40,17 @@ pub struct DataConfig {
     /// into one part of the split. Default: each image is a patient of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patient_until: Option<String>,
+    /// The most pixels that an image or a mask may have: a small file can claim to be an image that fills all memory.
+    pub max_pixels: u64,
+    /// Whether a link among the files may lead out of the data set's folder.
+    pub follow_links: bool,
     /// `phantom` only: what its images look like. Default: [`PhantomConfig::default`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phantom: Option<PhantomConfig>,
 }
+
+/// The default of [`DataConfig::max_pixels`], 2²⁵: the largest image of the data sets known here has 30.4 million.
+const MAX_PIXELS: u64 = 1 << 25;
 
 impl Default for DataConfig {
     fn default() -> Self {
@@ -55,6 +62,8 @@ impl Default for DataConfig {
             classes: 2,
             mask_suffix: String::new(),
             patient_until: None,
+            max_pixels: MAX_PIXELS,
+            follow_links: false,
             phantom: None,
         }
     }
@@ -81,6 +90,7 @@ impl DataConfig {
             channels,
             mask,
             classes,
+            max_pixels,
             ..
         } = self;
         if let Some(phantom) = &self.phantom {
@@ -101,6 +111,8 @@ impl DataConfig {
             kind: *kind,
             path: self.path.clone(),
             phantom: self.phantom.clone(),
+            max_pixels: self.max_pixels,
+            follow_links: self.follow_links,
             ..Self::default()
         };
         if kind.row().name != "folder" && *self != plain {
@@ -108,6 +120,7 @@ impl DataConfig {
                 "channels, mask, classes, mask_suffix and patient_until are options of the data set folder, not of {kind}"
             );
         }
+        super::read::check_max_pixels(*max_pixels)?;
         if let Some(n) = channels.filter(|n| ![1, 3].contains(n)) {
             bail!("channels = {n}: images are read with 1 or 3 channels");
         }

@@ -8,8 +8,9 @@ use std::{
 use anyhow::{Result, bail};
 
 use super::{
+    DataConfig,
     kinds::Row,
-    listing::{folders, image_files},
+    listing::{Links, folders, image_files},
     split::Part,
 };
 
@@ -100,8 +101,19 @@ pub(crate) struct Item {
     pub(crate) part: Option<Part>,
 }
 
+impl Item {
+    /// Its files, the image first.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(&self.image)
+            .chain(&self.masks)
+            .map(PathBuf::as_path)
+    }
+}
+
 /// The items of a data set in natural order, each image with its masks and each mask with its image.
-pub(crate) fn find_items(row: &Row, path: &Path, mask_suffix: &str) -> Result<Vec<Item>> {
+pub(crate) fn find_items(row: &Row, config: &DataConfig) -> Result<Vec<Item>> {
+    let (path, mask_suffix) = (&config.path, &config.mask_suffix);
+    let links = Links::of_data(config);
     let items = match &row.layout {
         Layout::Generated => Vec::new(),
         Layout::Pairs { inside, pairs } => {
@@ -110,7 +122,7 @@ pub(crate) fn find_items(row: &Row, path: &Path, mask_suffix: &str) -> Result<Ve
             for pair in *pairs {
                 if pair.presence == Presence::Required || below(&root, pair.images).is_dir() {
                     let suffix = format!("{}{mask_suffix}", pair.mask_suffix);
-                    items.extend(find_pairs(row, &root, pair, &suffix)?);
+                    items.extend(find_pairs(row, &root, pair, &suffix, &links)?);
                 }
             }
             items
@@ -124,7 +136,7 @@ pub(crate) fn find_items(row: &Row, path: &Path, mask_suffix: &str) -> Result<Ve
             check_folder(row, &root)?;
             let each = folders(&root)?;
             each.iter()
-                .map(|folder| find_in_folder(row, folder, images, masks))
+                .map(|folder| find_in_folder(row, folder, (images, masks), &links))
                 .collect::<Result<_>>()?
         }
     };
@@ -159,14 +171,20 @@ fn check_folder(row: &Row, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn find_pairs(row: &Row, root: &Path, pair: &Pairs, mask_suffix: &str) -> Result<Vec<Item>> {
+fn find_pairs(
+    row: &Row,
+    root: &Path,
+    pair: &Pairs,
+    mask_suffix: &str,
+    links: &Links,
+) -> Result<Vec<Item>> {
     let (folder, masks) = (below(root, pair.images), below(root, pair.masks));
     check_folder(row, &folder)?;
     check_folder(row, &masks)?;
-    let images = by_stem(&folder, |stem| {
+    let images = by_stem(&folder, links, |stem| {
         !pair.not_images.iter().any(|part| stem.contains(part))
     })?;
-    let mut spare: BTreeMap<_, _> = by_stem(&masks, |stem| stem.contains(mask_suffix))?
+    let mut spare: BTreeMap<_, _> = by_stem(&masks, links, |stem| stem.contains(mask_suffix))?
         .into_iter()
         .collect();
     let mut items = Vec::new();
@@ -223,11 +241,16 @@ fn below(root: &Path, name: &str) -> PathBuf {
     }
 }
 
-fn find_in_folder(row: &Row, folder: &Path, images: &str, masks: &str) -> Result<Item> {
+fn find_in_folder(
+    row: &Row,
+    folder: &Path,
+    (images, masks): (&str, &str),
+    links: &Links,
+) -> Result<Item> {
     let (images, masks) = (folder.join(images), folder.join(masks));
     check_folder(row, &images)?;
     check_folder(row, &masks)?;
-    let found = image_files(&images)?;
+    let found = image_files(&images, links)?;
     let [image] = &found[..] else {
         bail!(
             "{} holds {} images; one is expected",
@@ -235,7 +258,7 @@ fn find_in_folder(row: &Row, folder: &Path, images: &str, masks: &str) -> Result
             found.len()
         );
     };
-    let found = image_files(&masks)?;
+    let found = image_files(&masks, links)?;
     if found.is_empty() {
         bail!(
             "the image {} has no masks in {}",
@@ -257,10 +280,14 @@ fn find_in_folder(row: &Row, folder: &Path, images: &str, masks: &str) -> Result
 }
 
 /// The image files of a folder and their stems, in natural order; a stem that two files share is an error.
-fn by_stem(folder: &Path, keep: impl Fn(&str) -> bool) -> Result<Vec<(String, PathBuf)>> {
+fn by_stem(
+    folder: &Path,
+    links: &Links,
+    keep: impl Fn(&str) -> bool,
+) -> Result<Vec<(String, PathBuf)>> {
     let mut seen = BTreeMap::new();
     let mut files = Vec::new();
-    for path in image_files(folder)? {
+    for path in image_files(folder, links)? {
         let stem = path
             .file_stem()
             .unwrap_or_default()

@@ -2,40 +2,128 @@
 
 use std::{
     cmp::Ordering,
+    ffi::OsStr,
+    fs::{self, DirEntry},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
 
+use super::DataConfig;
+
 /// The name endings taken for images, whatever their case; other files in a folder are passed over.
 pub const EXTENSIONS: &[&str] = &["bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff"];
+
+/// Where links among the files of a folder may lead: a data set that was unpacked must not have any file of the machine
+/// read as its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Links {
+    /// Into the listed folder.
+    Inside,
+    /// Into the listed folder, or into this one: a data set's.
+    InsideOf(PathBuf),
+    /// Anywhere.
+    Anywhere,
+}
+
+impl Links {
+    /// As a data set's options say.
+    pub(crate) fn of_data(config: &DataConfig) -> Self {
+        if config.follow_links {
+            Self::Anywhere
+        } else {
+            Self::InsideOf(config.path.clone())
+        }
+    }
+
+    /// Whether a file that a link led to may be read.
+    fn allow(&self, target: &Path, folder: &Path) -> bool {
+        let holds = |folder: &Path| {
+            folder
+                .canonicalize()
+                .is_ok_and(|folder| target.starts_with(folder))
+        };
+        match self {
+            Self::Anywhere => true,
+            Self::Inside => holds(folder),
+            Self::InsideOf(root) => holds(folder) || holds(root),
+        }
+    }
+}
 
 /// The image files of a folder in natural order (`1`, `2`, `10`); hidden files and other endings are passed over.
 ///
 /// # Errors
-/// The folder is missing or cannot be listed.
-pub fn image_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    entries(folder, |path| path.is_file() && has_image_extension(path))
+/// The folder is missing or cannot be listed; a name cannot be printed; a link leads nowhere, or out of where it may lead.
+pub fn image_files(folder: &Path, links: &Links) -> Result<Vec<PathBuf>> {
+    entries(folder, |entry, path| {
+        if !has_image_extension(path) {
+            return Ok(false);
+        }
+        let kind = entry.file_type()?;
+        if !kind.is_symlink() {
+            return Ok(kind.is_file());
+        }
+        let Some(target) = follow(path)? else {
+            return Ok(false);
+        };
+        if !links.allow(&target, folder) {
+            bail!(
+                "{} is a link to {}, which is outside of {}; copy the file into the folder, or set data.follow_links = \
+                 true if it is to be trusted",
+                path.display(),
+                printable(&target),
+                match links {
+                    Links::InsideOf(root) => root.display(),
+                    _ => folder.display(),
+                }
+            );
+        }
+        Ok(true)
+    })
 }
 
-/// The folders within a folder, in natural order; hidden ones are passed over.
+/// The folders within a folder, and links to folders, in natural order; hidden ones are passed over.
 pub(crate) fn folders(folder: &Path) -> Result<Vec<PathBuf>> {
-    entries(folder, Path::is_dir)
+    entries(folder, |entry, path| {
+        let kind = entry.file_type()?;
+        if !kind.is_symlink() {
+            return Ok(kind.is_dir());
+        }
+        Ok(follow(path)?.is_none())
+    })
 }
 
-fn entries(folder: &Path, keep: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
+/// The file that a link leads to; none where it leads to a folder.
+fn follow(link: &Path) -> Result<Option<PathBuf>> {
+    match link.canonicalize() {
+        Ok(target) if target.is_dir() => Ok(None),
+        Ok(target) => Ok(Some(target)),
+        Err(error) => {
+            let target = fs::read_link(link)?;
+            bail!(
+                "{} is a link to {}, which cannot be followed ({error}); put a file there, or remove the link",
+                link.display(),
+                printable(&target)
+            );
+        }
+    }
+}
+
+/// The entries to keep, which are asked about by name before anything is asked of the disk.
+fn entries(folder: &Path, keep: impl Fn(&DirEntry, &Path) -> Result<bool>) -> Result<Vec<PathBuf>> {
     if !folder.is_dir() {
         bail!("there is no folder {}", folder.display());
     }
     let unlisted = || format!("the folder {} cannot be listed", folder.display());
     let mut paths = Vec::new();
     for entry in folder.read_dir().with_context(unlisted)? {
-        let path = entry.with_context(unlisted)?.path();
+        let entry = entry.with_context(unlisted)?;
         // macOS leaves `._name.png` files beside the real ones.
-        let is_hidden = path
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        if !is_hidden && keep(&path) {
+        let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        let path = entry.path();
+        if !is_hidden && keep(&entry, &path)? {
+            check_name(&path)?;
             paths.push(path);
         }
     }
@@ -43,8 +131,34 @@ fn entries(folder: &Path, keep: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>> 
     Ok(paths)
 }
 
+/// Refuses a name that a table or a terminal could not show: two of them could look alike, or like something else.
+pub(crate) fn check_name(path: &Path) -> Result<()> {
+    let name = path.file_name().unwrap_or_default();
+    let fault = match name.to_str() {
+        None => "is no UTF-8",
+        Some(text) if text.contains(char::is_control) => "holds a control character",
+        Some(_) => return Ok(()),
+    };
+    // With quotation marks, and what cannot be printed escaped.
+    #[expect(clippy::unnecessary_debug_formatting)]
+    let (name, folder) = (format!("{name:?}"), path.parent().unwrap_or(path));
+    bail!(
+        "the name {name} in {} {fault}; rename the file",
+        folder.display()
+    )
+}
+
+/// A path on one line.
+fn printable(path: &Path) -> String {
+    let escape = |c: char| match c {
+        c if c.is_control() => c.escape_default().collect(),
+        c => String::from(c),
+    };
+    path.to_string_lossy().chars().map(escape).collect()
+}
+
 fn has_image_extension(path: &Path) -> bool {
-    path.extension().is_some_and(|found| {
+    path.extension().is_some_and(|found: &OsStr| {
         EXTENSIONS
             .iter()
             .any(|known| found.eq_ignore_ascii_case(known))
@@ -139,7 +253,7 @@ mod tests {
             std::fs::write(folder.path().join(name), "").unwrap();
         }
         std::fs::create_dir(folder.path().join("12.png")).unwrap();
-        let names: Vec<_> = image_files(folder.path())
+        let names: Vec<_> = image_files(folder.path(), &Links::Inside)
             .unwrap()
             .iter()
             .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
@@ -149,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_missing_folder_is_named() {
-        let error = image_files(Path::new("/no/such/place")).unwrap_err();
+        let error = image_files(Path::new("/no/such/place"), &Links::Inside).unwrap_err();
         assert_eq!(error.to_string(), "there is no folder /no/such/place");
     }
 }

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use image::DynamicImage;
 use serde::{Deserialize, Serialize};
 
-use super::read::{self, Decoded, Header};
+use super::read::{Decoded, Header};
 use crate::raster::{IGNORE, Labels, NO_CLASS};
 
 /// The largest grey value that is background in a binary mask.
@@ -31,12 +31,13 @@ pub enum MaskValues {
     Classes,
 }
 
-/// Reads the masks of an image as labels `0..classes`, and [`IGNORE`] where a mask of class numbers says 255.
+/// The masks of an image, decoded one after the other, as labels `0..classes`, and [`IGNORE`] where a mask of class numbers says 255.
 pub(crate) fn read_labels(
     image: (&Path, Header),
     masks: &[PathBuf],
     values: MaskValues,
     classes: usize,
+    decode: impl Fn(&Path) -> Result<Decoded>,
 ) -> Result<Labels> {
     let (_, Header { height, width, .. }) = image;
     let mut labels = Labels {
@@ -48,7 +49,7 @@ pub(crate) fn read_labels(
         let Decoded {
             pixels: mask,
             is_jpeg,
-        } = read::decode(path)?;
+        } = decode(path)?;
         let (height, width) = (mask.height() as usize, mask.width() as usize);
         same_size(
             image,

@@ -5,10 +5,12 @@
 //! image. The table of data sets is [`KINDS`].
 
 mod config;
+mod files;
 mod kinds;
 mod layout;
 mod listing;
 mod mask;
+mod outline;
 mod read;
 mod split;
 #[cfg(test)]
@@ -16,6 +18,8 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod tiff;
+
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rayon::prelude::*;
@@ -26,15 +30,17 @@ use crate::{
 };
 
 pub use config::DataConfig;
+pub use files::Files;
 pub use kinds::{KINDS, Kind, Row};
 pub use layout::{Layout, MasksPerImage, Pairs, Presence};
-pub use listing::{EXTENSIONS, image_files};
+pub(crate) use listing::check_name;
+pub use listing::{EXTENSIONS, Links, image_files};
 pub use mask::{MaskValues, THRESHOLD};
 pub use read::read_image;
 pub use split::{Counts, Part, Split};
 
 use layout::Item;
-use read::Header;
+use read::{Decoded, Header};
 
 /// One image with its labels, at its own size.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,8 +73,13 @@ pub struct Dataset {
 #[derive(Clone, Debug)]
 enum Source {
     Files {
+        /// The folder of the data set.
+        root: PathBuf,
         items: Vec<Item>,
         values: MaskValues,
+        max_pixels: u64,
+        /// What the files were when a run began.
+        known: Option<Files>,
     },
     Phantom {
         config: PhantomConfig,
@@ -97,8 +108,8 @@ impl Dataset {
                 row.expects
             );
         }
-        let items = layout::find_items(row, &config.path, &config.mask_suffix)?;
-        let headers = check_headers(&items)?;
+        let items = layout::find_items(row, config)?;
+        let headers = check_headers(&items, config.max_pixels)?;
         let channels = row
             .channels
             .or(config.channels)
@@ -107,8 +118,11 @@ impl Dataset {
         let split = split::draw(&members, row.published, seed)
             .with_context(|| format!("{} cannot be split", config.path.display()))?;
         let source = Source::Files {
+            root: config.path.clone(),
             items,
             values: config.mask,
+            max_pixels: config.max_pixels,
+            known: None,
         };
         Ok(Self {
             name: row.name.into(),
@@ -157,6 +171,30 @@ impl Dataset {
         self
     }
 
+    /// What the files of the data set are, each read once; none where images are generated.
+    ///
+    /// # Errors
+    /// A file cannot be read; the sentence names it.
+    pub fn files(&self) -> Result<Option<Files>> {
+        match &self.source {
+            Source::Files { root, items, .. } => {
+                let paths: Vec<&Path> = items.iter().flat_map(Item::paths).collect();
+                Files::read(root, &paths).map(Some)
+            }
+            Source::Phantom { .. } => Ok(None),
+        }
+    }
+
+    /// The same data set, whose files must be what they were when a run began: [`Dataset::load`] refuses one that has
+    /// changed since, by the very bytes that it decodes.
+    #[must_use]
+    pub fn bound_to(mut self, files: Files) -> Self {
+        if let Source::Files { known, .. } = &mut self.source {
+            *known = Some(files);
+        }
+        self
+    }
+
     /// Where images are generated, the excess NLL over the true probabilities that their noise leaves to the best
     /// estimator, at most.
     ///
@@ -197,7 +235,8 @@ impl Dataset {
     /// Decodes image `i` and its masks.
     ///
     /// # Errors
-    /// There is no image `i`, or a file cannot be decoded; the sentence names the file.
+    /// There is no image `i`, or a file cannot be decoded or is not the one that the data set is bound to; the sentence
+    /// names the file.
     pub fn load(&self, i: usize) -> Result<Sample> {
         match &self.source {
             Source::Phantom { config, size, seed } => {
@@ -214,18 +253,37 @@ impl Dataset {
                     truth: Some(truth),
                 })
             }
-            Source::Files { items, values } => {
+            Source::Files {
+                root,
+                items,
+                values,
+                max_pixels,
+                known,
+            } => {
                 let item = items.get(i).with_context(|| {
                     format!("there is no image {i}: the data set has {}", items.len())
                 })?;
-                let image = read_image(&item.image, self.channels)?;
+                let decode = |path: &Path| -> Result<Decoded> {
+                    match known {
+                        Some(known) => {
+                            read::decode_bytes(path, known.bytes(root, path)?, *max_pixels)
+                        }
+                        None => read::decode(path, *max_pixels),
+                    }
+                };
+                let image = read::image_of(decode(&item.image)?.pixels, self.channels)?;
                 let header = Header {
                     height: image.height,
                     width: image.width,
                     channels: self.channels,
                 };
-                let labels =
-                    mask::read_labels((&item.image, header), &item.masks, *values, self.classes)?;
+                let labels = mask::read_labels(
+                    (&item.image, header),
+                    &item.masks,
+                    *values,
+                    self.classes,
+                    decode,
+                )?;
                 Ok(Sample {
                     id: item.id.clone(),
                     image,
@@ -238,11 +296,12 @@ impl Dataset {
 }
 
 /// Every header, read in parallel; the first error in the order of the items, whatever thread met it.
-fn check_headers(items: &[Item]) -> Result<Vec<Header>> {
+fn check_headers(items: &[Item], max_pixels: u64) -> Result<Vec<Header>> {
     let check = |item: &Item| {
-        let header = read::read_header(&item.image)?;
+        let header = read::read_header(&item.image, max_pixels)?;
         for path in &item.masks {
-            mask::same_size((&item.image, header), (path, read::read_header(path)?))?;
+            let mask = read::read_header(path, max_pixels)?;
+            mask::same_size((&item.image, header), (path, mask))?;
         }
         Ok(header)
     };

@@ -6,27 +6,33 @@
 
 use std::{
     fs::File,
-    io::{Cursor, Read},
+    io::{self, BufRead, BufReader, Cursor, ErrorKind, Read, Seek, SeekFrom},
     path::Path,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 
-use super::tiff;
-use crate::raster::Image;
-
-/// The longest side that is read. The largest images of the data sets known here have 6748 pixels a side.
-const MAX_SIDE: u32 = 32_768;
-
-/// The most pixels that are read: as `f32` with three channels they take 1.2 GB.
-const MAX_PIXELS: u64 = 100_000_000;
-
-/// Memory a decoder may take for itself.
-const MAX_ALLOC: u64 = 2 << 30;
+use super::{
+    outline::{Format, Images},
+    tiff,
+};
+use crate::{open, raster::Image};
 
 /// A file's first bytes, enough for the header of nearly every file.
 const HEAD_BYTES: u64 = 64 * 1024;
+
+/// The same where a large profile stands before the header.
+const LONG_HEAD_BYTES: u64 = 16 << 20;
+
+/// What a file and its decoder may take besides the pixels, such as profiles and tables.
+const BESIDES_PIXELS: u64 = 64 << 20;
+
+/// What a file and its decoder may take a pixel: twice four channels of 32 bits.
+const BYTES_A_PIXEL: u64 = 32;
+
+/// The largest value of a float image: far above any use, and finite in all that is computed from it.
+const LARGEST: f32 = 1e30;
 
 /// What a file's header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,32 +43,35 @@ pub(crate) struct Header {
     pub(crate) channels: usize,
 }
 
-/// Reads an image file as `channels` (1 or 3) planes of values in 0..=255.
+impl Header {
+    fn pixels(self) -> u64 {
+        self.height as u64 * self.width as u64
+    }
+}
+
+/// Reads an image file of at most `max_pixels` pixels as `channels` (1 or 3) planes of values in 0..=255.
 ///
 /// A grey file asked for three channels repeats its values; a colour file asked for one gives its luma (Rec. 709).
 ///
 /// # Errors
-/// The file cannot be opened or decoded, or is larger than is read; the sentence names the file.
-pub fn read_image(path: &Path, channels: usize) -> Result<Image> {
-    let decoded = decode(path)?.pixels;
+/// The file cannot be opened or decoded, holds several images, values that are no numbers, or more pixels than are read;
+/// the sentence names the file.
+pub fn read_image(path: &Path, channels: usize, max_pixels: u64) -> Result<Image> {
+    image_of(decode(path, max_pixels)?.pixels, channels)
+}
+
+/// The planes of a decoded image.
+pub(crate) fn image_of(decoded: DynamicImage, channels: usize) -> Result<Image> {
     let (height, width) = (decoded.height() as usize, decoded.width() as usize);
-    let interleaved: Vec<f32> = match (channels, wide_samples(&decoded)) {
-        (1, None) => decoded.into_luma8().iter().map(|&v| f32::from(v)).collect(),
-        (1, Some(Wide::U16)) => decoded.into_luma16().iter().map(|&v| from_u16(v)).collect(),
-        (1, Some(Wide::F32)) => decoded.to_luma32f().iter().map(|&v| 255.0 * v).collect(),
-        (3, None) => decoded.into_rgb8().iter().map(|&v| f32::from(v)).collect(),
-        (3, Some(Wide::U16)) => decoded.into_rgb16().iter().map(|&v| from_u16(v)).collect(),
-        (3, Some(Wide::F32)) => decoded.to_rgb32f().iter().map(|&v| 255.0 * v).collect(),
+    let data = match (channels, wide_samples(&decoded)) {
+        (1, None) => planes(&decoded.into_luma8(), 1, f32::from),
+        (1, Some(Wide::U16)) => planes(&decoded.into_luma16(), 1, from_u16),
+        (1, Some(Wide::F32)) => planes(&decoded.to_luma32f(), 1, |v| 255.0 * v),
+        (3, None) => planes(&decoded.into_rgb8(), 3, f32::from),
+        (3, Some(Wide::U16)) => planes(&decoded.into_rgb16(), 3, from_u16),
+        (3, Some(Wide::F32)) => planes(&decoded.into_rgb32f(), 3, |v| 255.0 * v),
         _ => bail!("images are read with 1 or 3 channels, not {channels}"),
     };
-    let mut data = Vec::with_capacity(interleaved.len());
-    for channel in 0..channels {
-        data.extend(
-            interleaved
-                .chunks_exact(channels)
-                .map(|pixel| pixel[channel]),
-        );
-    }
     Ok(Image {
         channels,
         height,
@@ -71,20 +80,27 @@ pub fn read_image(path: &Path, channels: usize) -> Result<Image> {
     })
 }
 
-/// Reads size and channels without decoding the pixels.
-pub(crate) fn read_header(path: &Path) -> Result<Header> {
-    let mut head = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(HEAD_BYTES).read_to_end(&mut head))
-        .with_context(|| format!("{} cannot be read", path.display()))?;
-    // A TIFF may keep its directory at the end, a JPEG may hide its header behind a large profile.
-    match header_of(&head) {
-        Ok(header) => check_size(path, header),
-        Err(_) => check_size(
-            path,
-            header_of(&read_bytes(path)?).map_err(|e| undecodable(path, &e))?,
-        ),
+/// Interleaved samples as planes, without a second copy of them all as floats.
+fn planes<T: Copy>(interleaved: &[T], channels: usize, value: impl Fn(T) -> f32) -> Vec<f32> {
+    let mut data = Vec::with_capacity(interleaved.len());
+    for channel in 0..channels {
+        let plane = interleaved.iter().skip(channel).step_by(channels);
+        data.extend(plane.map(|&sample| value(sample)));
     }
+    data
+}
+
+/// Refuses a limit that no image could have, or no memory hold.
+pub(crate) fn check_max_pixels(max_pixels: u64) -> Result<()> {
+    if !(1..=1 << 32).contains(&max_pixels) {
+        bail!("data.max_pixels is {max_pixels}; expected a whole number from 1 to 4294967296");
+    }
+    Ok(())
+}
+
+/// Reads size and channels without decoding the pixels.
+pub(crate) fn read_header(path: &Path, max_pixels: u64) -> Result<Header> {
+    header_in(path, &mut open_image(path)?, max_pixels)
 }
 
 /// A decoded file.
@@ -94,10 +110,18 @@ pub(crate) struct Decoded {
     pub(crate) is_jpeg: bool,
 }
 
-/// Decodes a file whose size is within the limits.
-pub(crate) fn decode(path: &Path) -> Result<Decoded> {
-    let bytes = read_bytes(path)?;
-    check_size(path, header_of(&bytes).map_err(|e| undecodable(path, &e))?)?;
+/// Decodes a file whose header is within the limits.
+pub(crate) fn decode(path: &Path, max_pixels: u64) -> Result<Decoded> {
+    let mut file = open_image(path)?;
+    header_in(path, &mut file, max_pixels)?;
+    let bytes = first_bytes(path, &mut file, u64::MAX)?;
+    decode_bytes(path, bytes, max_pixels)
+}
+
+/// Decodes the bytes of a file.
+pub(crate) fn decode_bytes(path: &Path, mut bytes: Vec<u8>, max_pixels: u64) -> Result<Decoded> {
+    let mut cursor = Cursor::new(&bytes);
+    let header = header_in(path, &mut cursor, max_pixels)?;
     // The JPEG decoder fills what is missing with grey; a mask or an image cut short would pass unseen.
     if is_cut_jpeg(&bytes) {
         bail!(
@@ -105,24 +129,130 @@ pub(crate) fn decode(path: &Path) -> Result<Decoded> {
             path.display()
         );
     }
-    let pixels = reader(&bytes)
+    tiff::name_colours(&mut bytes);
+    let pixels = reader(&bytes, header.pixels())
         .and_then(ImageReader::decode)
         .map_err(|e| undecodable(path, &e))?;
+    refuse_unbounded(path, &pixels)?;
     Ok(Decoded {
         pixels,
         is_jpeg: is_jpeg(&bytes),
     })
 }
 
-fn read_bytes(path: &Path) -> Result<Vec<u8>> {
-    let mut bytes =
-        std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    tiff::name_colours(&mut bytes);
+fn open_image(path: &Path) -> Result<BufReader<File>> {
+    let file = open::regular(path).with_context(|| unreadable(path))?;
+    Ok(BufReader::new(file))
+}
+
+fn unreadable(path: &Path) -> String {
+    format!("{} cannot be read", path.display())
+}
+
+/// The header of a file that holds one image within the limits.
+fn header_in(path: &Path, file: &mut (impl BufRead + Seek), max_pixels: u64) -> Result<Header> {
+    let length = file
+        .seek(SeekFrom::End(0))
+        .with_context(|| unreadable(path))?;
+    if length == 0 {
+        bail!("{} is empty: it has no bytes", path.display());
+    }
+    let head = first_bytes(path, file, HEAD_BYTES)?;
+    let Some(format) = Format::of(&head) else {
+        return Err(undecodable(
+            path,
+            &"The image format could not be determined",
+        ));
+    };
+    let claimed = format.size(file).ok().flatten();
+    if let Some(size) = claimed {
+        check_claim(path, size, length, max_pixels)?;
+    }
+    refuse_several(path, format.images(file))?;
+    let pixels = claimed.map_or(0, |(width, height)| width * height);
+    let header = header_of(head, pixels).or_else(|_| {
+        // A TIFF may keep its directory at the end, a JPEG may hide its header behind a large profile.
+        let most = match (format, claimed) {
+            (Format::Tiff, Some(_)) => u64::MAX,
+            _ => LONG_HEAD_BYTES,
+        };
+        let more = first_bytes(path, file, most)?;
+        header_of(more, pixels).map_err(|e| undecodable(path, &e))
+    })?;
+    let size = (header.width as u64, header.height as u64);
+    check_claim(path, size, length, max_pixels)?;
+    Ok(header)
+}
+
+fn first_bytes(path: &Path, file: &mut (impl BufRead + Seek), most: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.rewind()
+        .and_then(|()| file.take(most).read_to_end(&mut bytes))
+        .with_context(|| unreadable(path))?;
     Ok(bytes)
 }
 
-fn header_of(bytes: &[u8]) -> image::ImageResult<Header> {
-    let decoder = reader(bytes)?.into_decoder()?;
+/// What a file with so many pixels, or its decoder, takes at most.
+fn room(pixels: u64) -> u64 {
+    pixels
+        .saturating_mul(BYTES_A_PIXEL)
+        .saturating_add(BESIDES_PIXELS)
+}
+
+/// Refuses a size that no image has, one that is not read, and a file out of all proportion to it.
+fn check_claim(
+    path: &Path,
+    (width, height): (u64, u64),
+    length: u64,
+    max_pixels: u64,
+) -> Result<()> {
+    let path = path.display();
+    let pixels = width.saturating_mul(height);
+    if pixels == 0 {
+        bail!("{path} says it is {width}x{height} pixels; expected at least one: save it anew");
+    }
+    if pixels > max_pixels {
+        bail!(
+            "{path} says it is {width}x{height} pixels; at most {max_pixels} are read: raise data.max_pixels if the \
+             file is to be trusted"
+        );
+    }
+    let most = room(pixels);
+    if length > most {
+        bail!(
+            "{path} has {length} bytes for {width}x{height} pixels; at most {most} are read: save it anew, without what \
+             is no part of the image"
+        );
+    }
+    Ok(())
+}
+
+/// Taking the first of several images would be a guess.
+fn refuse_several(path: &Path, images: io::Result<Images>) -> Result<()> {
+    let count = match images {
+        Ok(Images::Exactly(0 | 1)) => return Ok(()),
+        Ok(Images::Exactly(n)) => n.to_string(),
+        Ok(Images::MoreThan(n)) => format!("more than {n}"),
+        Err(error) if error.kind() == ErrorKind::InvalidData => {
+            return Err(undecodable(path, &error));
+        }
+        // A file cut short is the decoder's to judge.
+        Err(_) => return Ok(()),
+    };
+    let images = if count == "more than 1" {
+        "image"
+    } else {
+        "images"
+    };
+    bail!(
+        "{} holds {count} {images}; save the one that is meant as a file of its own",
+        path.display()
+    )
+}
+
+fn header_of(mut bytes: Vec<u8>, pixels: u64) -> image::ImageResult<Header> {
+    tiff::name_colours(&mut bytes);
+    let decoder = reader(&bytes, pixels)?.into_decoder()?;
     let (width, height) = decoder.dimensions();
     let channels = if decoder.color_type().has_color() {
         3
@@ -136,31 +266,40 @@ fn header_of(bytes: &[u8]) -> image::ImageResult<Header> {
     })
 }
 
-fn reader(bytes: &[u8]) -> image::ImageResult<ImageReader<Cursor<&[u8]>>> {
+fn reader(bytes: &[u8], pixels: u64) -> image::ImageResult<ImageReader<Cursor<&[u8]>>> {
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     let mut limits = Limits::default();
-    limits.max_alloc = Some(MAX_ALLOC);
+    limits.max_alloc = Some(room(pixels));
     reader.limits(limits);
     Ok(reader)
 }
 
-fn check_size(path: &Path, header: Header) -> Result<Header> {
-    let Header { height, width, .. } = header;
-    let too_long = height.max(width) > MAX_SIDE as usize;
-    if too_long || height as u64 * width as u64 > MAX_PIXELS {
-        bail!(
-            "{} says it is {width}x{height} pixels; at most {MAX_SIDE} a side and {MAX_PIXELS} in all are read",
-            path.display()
-        );
-    }
-    Ok(header)
-}
-
-fn undecodable(path: &Path, cause: &image::ImageError) -> anyhow::Error {
-    anyhow!(
+fn undecodable(path: &Path, cause: &dyn std::fmt::Display) -> anyhow::Error {
+    anyhow::anyhow!(
         "{} cannot be decoded as PNG, JPEG, TIFF, GIF or BMP: {cause}",
         path.display()
     )
+}
+
+/// Refuses values that are no numbers or too large: every mean they are in would be lost.
+fn refuse_unbounded(path: &Path, decoded: &DynamicImage) -> Result<()> {
+    let (samples, channels): (&[f32], usize) = match decoded {
+        DynamicImage::ImageRgb32F(image) => (image, 3),
+        DynamicImage::ImageRgba32F(image) => (image, 4),
+        _ => return Ok(()),
+    };
+    let is_bad = |value: &f32| value.is_nan() || value.abs() > LARGEST;
+    if let Some(at) = samples.iter().position(is_bad) {
+        let (pixel, width) = (at / channels, decoded.width() as usize);
+        bail!(
+            "{} holds {} in column {} of row {}; expected numbers of at most {LARGEST:e}, 0 for black and 1 for white",
+            path.display(),
+            samples[at],
+            pixel % width,
+            pixel / width
+        );
+    }
+    Ok(())
 }
 
 /// Whether a JPEG lacks the end marker after its last scan. Within a scan no marker but restarts can occur.

@@ -71,7 +71,7 @@ mod tests {
                 testing::grey_rgb_tiff(order, 2, 1, &[1, 2, 3, 40, 50, 60]),
             )
             .unwrap();
-            let image = crate::data::read_image(&path, 3).unwrap();
+            let image = crate::data::read_image(&path, 3, 100).unwrap();
             assert_eq!((image.height, image.width), (1, 2));
             assert_eq!(image.data, [1.0, 40.0, 2.0, 50.0, 3.0, 60.0], "{name}");
         }

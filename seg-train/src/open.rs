@@ -1,0 +1,36 @@
+//! Opening files that others wrote: a pipe would be waited for, a device never ends, and text has its size.
+
+use std::{
+    fs::{self, File},
+    io::{Error, Read as _, Result},
+    path::Path,
+};
+
+/// Bytes of text that are read at most: what people and this program write is a thousandth of it.
+const TEXT: u64 = 1 << 20;
+
+/// Opens a file that is one: no folder, pipe or device.
+pub(crate) fn regular(path: &Path) -> Result<File> {
+    // Before it is opened: opening a pipe waits for a writer.
+    let kind = fs::metadata(path)?;
+    if kind.is_dir() {
+        return Err(Error::other("it is a folder"));
+    }
+    if !kind.is_file() {
+        return Err(Error::other("it is no regular file"));
+    }
+    File::open(path)
+}
+
+/// The text of a configuration.
+pub(crate) fn text(path: &Path) -> Result<String> {
+    let mut bytes = Vec::new();
+    regular(path)?.take(TEXT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > TEXT {
+        return Err(Error::other(format!("it has more than {TEXT} bytes")));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Error::other(format!("it is no UTF-8 text: byte {at} fits none"))
+    })
+}
