@@ -38,7 +38,6 @@ struct Home {
 struct Ended {
     code: Option<i32>,
     signal: Option<i32>,
-    said: String,
     errors: String,
 }
 
@@ -65,7 +64,7 @@ impl Home {
             .args(arguments)
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdout(Stdio::null())
             .stderr(Stdio::piped());
         command
     }
@@ -153,12 +152,10 @@ fn end_of(mut child: Child) -> Ended {
         thread::sleep(Duration::from_millis(1));
     }
     let output = child.wait_with_output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
     Ended {
         code: output.status.code(),
         signal: output.status.signal(),
-        said: text(output.stdout),
-        errors: text(output.stderr),
+        errors: String::from_utf8(output.stderr).unwrap(),
     }
 }
 
