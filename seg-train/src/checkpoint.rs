@@ -3,12 +3,14 @@
 //! The format of Safetensors has no checksum, and a flipped bit in a weight is a weight. The note is JSON under one key of
 //! the file's metadata; its first field is the CRC-32 of the file with that field's digits as zeros.
 
-use std::{collections::HashMap, fs::File, io::Read as _, ops::Range, path::Path};
+use std::{collections::HashMap, io::Read as _, ops::Range, path::Path};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use safetensors::{SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::open;
 
 /// The key of the metadata that the note stands under.
 const KEY: &str = "seg-train";
@@ -44,8 +46,7 @@ struct Stamp {
 /// A file that is whole.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
-    /// Its tensors by name.
-    pub tensors: HashMap<String, Tensor>,
+    bytes: Vec<u8>,
     note: Option<String>,
 }
 
@@ -97,10 +98,10 @@ impl Checkpoint {
     ///
     /// A file that cannot be read, that is not whole, or whose checksum is another's; the sentence names it. A file
     /// without a note is taken as it is: it was made by another program.
-    pub fn read(path: &Path, most: u64, device: &Device) -> Result<Self> {
+    pub fn read(path: &Path, most: u64) -> Result<Self> {
         let shown = path.display();
         let unreadable = || format!("{shown} cannot be read");
-        let mut file = File::open(path).with_context(unreadable)?;
+        let file = open::regular(path).with_context(unreadable)?;
         // Before anything of it is in memory: it may be any file at all.
         let (found, most) = (
             file.metadata().with_context(unreadable)?.len(),
@@ -111,36 +112,32 @@ impl Checkpoint {
             "{shown} has {found} bytes, and those of this network at most {most}; it belongs to another network"
         );
         let mut bytes = Vec::new();
-        file.by_ref()
-            .take(most)
+        file.take(most)
             .read_to_end(&mut bytes)
             .with_context(unreadable)?;
-        Self::parse(&bytes, device).with_context(|| shown.to_string())
+        Self::parse(bytes).with_context(|| shown.to_string())
     }
 
-    /// Reads the bytes of a file.
+    /// Takes the bytes of a file.
     ///
     /// # Errors
     ///
     /// Bytes that are not whole, or whose checksum is another's.
-    pub fn parse(bytes: &[u8], device: &Device) -> Result<Self> {
+    pub fn parse(bytes: Vec<u8>) -> Result<Self> {
         let damaged = |why: &dyn std::fmt::Display| anyhow!("it is damaged ({why})");
         let declared =
-            header_bytes(bytes).ok_or_else(|| damaged(&"it ends within its first 8 bytes"))?;
+            header_bytes(&bytes).ok_or_else(|| damaged(&"it ends within its first 8 bytes"))?;
         ensure!(
             declared <= HEADER_BYTES,
             damaged(&format_args!("its header says it has {declared} bytes"))
         );
-        let file = SafeTensors::deserialize(bytes).map_err(|error| damaged(&error))?;
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| damaged(&error))?;
-        let note = header
-            .metadata()
-            .as_ref()
-            .and_then(|notes| notes.get(KEY))
-            .cloned();
+        SafeTensors::deserialize(&bytes).map_err(|error| damaged(&error))?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(&error))?;
+        let notes = header.metadata().as_ref();
+        let note = notes.and_then(|notes| notes.get(KEY)).cloned();
         if note.is_some() {
-            let digits = digits(bytes).ok_or_else(|| damaged(&"it has lost its checksum"))?;
-            let found = format!("{:08x}", checksum(bytes, &digits));
+            let digits = digits(&bytes).ok_or_else(|| damaged(&"it has lost its checksum"))?;
+            let found = format!("{:08x}", checksum(&bytes, &digits));
             let said = String::from_utf8_lossy(&bytes[digits]);
             ensure!(
                 found == said,
@@ -149,15 +146,28 @@ impl Checkpoint {
                 ))
             );
         }
-        let tensors = file
+        Ok(Self { bytes, note })
+    }
+
+    /// The file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Its tensors by name, which are f32 and finite.
+    ///
+    /// # Errors
+    ///
+    /// A tensor of another type, or one that holds a number which is none.
+    pub fn tensors(&self, device: &Device) -> Result<HashMap<String, Tensor>> {
+        SafeTensors::deserialize(&self.bytes)?
             .tensors()
             .into_iter()
             .map(|(name, view)| {
                 let tensor = tensor(&name, &view, device)?;
                 Ok((name, tensor))
             })
-            .collect::<Result<_>>()?;
-        Ok(Self { tensors, note })
+            .collect()
     }
 
     /// What the file says of itself; none where it was made by another program.
@@ -249,14 +259,14 @@ mod tests {
     }
 
     fn parse(bytes: &[u8]) -> Result<Checkpoint> {
-        Checkpoint::parse(bytes, &Device::Cpu)
+        Checkpoint::parse(bytes.to_vec())
     }
 
     #[test]
     fn tensors_and_note_come_back_bit_for_bit() {
         let file = parse(&sealed()).unwrap();
         assert_eq!(file.note::<Epoch>().unwrap(), Some(Epoch { epoch: 3 }));
-        let bits: Vec<u32> = file.tensors["a"]
+        let bits: Vec<u32> = file.tensors(&Device::Cpu).unwrap()["a"]
             .to_vec1::<f32>()
             .unwrap()
             .into_iter()
@@ -350,11 +360,12 @@ mod tests {
     fn a_file_larger_than_the_network_is_not_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("huge.safetensors");
-        File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        std::fs::File::create(&path)
+            .unwrap()
+            .set_len(1 << 40)
+            .unwrap();
         assert_eq!(
-            Checkpoint::read(&path, 1000, &Device::Cpu)
-                .unwrap_err()
-                .to_string(),
+            Checkpoint::read(&path, 1000).unwrap_err().to_string(),
             format!(
                 "{} has 1099511627776 bytes, and those of this network at most 1049576; it belongs to another network",
                 path.display()

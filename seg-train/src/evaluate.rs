@@ -242,9 +242,13 @@ pub fn load(folder: &RunFolder, experiment: &Experiment, device: &Device) -> Res
             ),
         }
     }
-    let unet = UNet::new(&experiment.unet, experiment.seed, device)?;
-    Best::read(&path, &unet, device)?;
-    Ok(unet)
+    let (file, _) = Best::read(folder, &experiment.unet)?;
+    Ok(UNet::load_bytes(
+        &experiment.unet,
+        &path.display().to_string(),
+        file.bytes(),
+        device,
+    )?)
 }
 
 /// The class probabilities of one image, planar `[classes, pixels]`.

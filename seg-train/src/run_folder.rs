@@ -1,5 +1,6 @@
 //! A run folder: everything one run leaves behind, under names that never change.
 
+mod data_set;
 mod lock;
 mod parts;
 pub mod tables;
@@ -28,6 +29,7 @@ use crate::{config::Experiment, state::STATE, store};
 /// |---|---|
 /// | `run.toml` | the whole experiment, and under `[record]` what made it: versions, instruction set |
 /// | `split.json` | which image was trained, validated and tested on ([`Parts`]) |
+/// | `files.json` | length and checksum of every image and mask file ([`Files`]); none where images are generated |
 /// | `log.jsonl` | a line an epoch ([`EpochLine`]) |
 /// | `best.safetensors` | the weights of the epoch with the lowest validation loss |
 /// | `state.safetensors` | all that going on needs, as of the last completed epoch, or a step of the one that follows |
@@ -42,6 +44,7 @@ use crate::{config::Experiment, state::STATE, store};
 ///
 /// The tables are read by [`tables`].
 ///
+/// [`Files`]: crate::data::Files
 /// [`ImageThresholds`]: crate::metrics::ImageThresholds
 /// [`ReliabilityBin`]: crate::metrics::ReliabilityBin
 /// [`ChosenThreshold`]: crate::threshold::ChosenThreshold
@@ -350,7 +353,7 @@ const UNBEGUN: [&str; 6] = [
     lock::LOCK,
     "split.json",
     "split.json.part",
-    "files.json",
+    data_set::FILES,
     "files.json.part",
     "run.toml.part",
 ];

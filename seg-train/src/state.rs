@@ -1,14 +1,11 @@
 //! `state.safetensors`: all that going on needs, written after every epoch, after every so many steps, and when the run is
 //! asked to stop.
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashMap, path::PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
-use seg_unet::UNet;
+use seg_unet::{UNet, UNetConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -160,7 +157,6 @@ impl State {
     pub fn last(
         folder: &RunFolder,
         experiment: &Experiment,
-        unet: &UNet,
         device: &Device,
     ) -> Result<Option<Found>> {
         let there: Vec<PathBuf> = [STATE, PREVIOUS]
@@ -168,19 +164,13 @@ impl State {
             .into_iter()
             .filter(|path| path.exists())
             .collect();
-        // f32, weights and velocities.
-        let most = 2
-            * 4
-            * unet
-                .tensors()
-                .iter()
-                .map(|(_, t)| t.elem_count() as u64)
-                .sum::<u64>();
+        // Weights and velocities.
+        let most = 2 * size_of::<f32>() as u64 * experiment.unet.weights();
         let mut damaged = Vec::new();
         for path in &there {
-            match Checkpoint::read(path, most, device) {
+            match Checkpoint::read(path, most) {
                 Ok(checkpoint) => {
-                    let state = Self::of(checkpoint, experiment)
+                    let state = Self::of(&checkpoint, experiment, device)
                         .with_context(|| path.display().to_string())?;
                     return Ok(Some(Found {
                         state,
@@ -199,7 +189,7 @@ impl State {
     }
 
     /// The state in a file that is whole.
-    fn of(checkpoint: Checkpoint, experiment: &Experiment) -> Result<Self> {
+    fn of(checkpoint: &Checkpoint, experiment: &Experiment, device: &Device) -> Result<Self> {
         let Some(Note {
             position,
             experiment: toml,
@@ -219,7 +209,7 @@ impl State {
                 .join(", ")
         );
         let (mut weights, mut velocity) = (HashMap::new(), HashMap::new());
-        for (name, tensor) in checkpoint.tensors {
+        for (name, tensor) in checkpoint.tensors(device)? {
             if let Some(name) = name.strip_prefix(WEIGHT) {
                 weights.insert(name.to_owned(), tensor);
             } else if let Some(name) = name.strip_prefix(VELOCITY) {
@@ -258,21 +248,15 @@ impl Best {
         folder.write(Self::NAME, &seal(&unet.tensors(), &self)?)
     }
 
-    /// Puts the weights into a network, and says of which epoch they are; nothing where another program wrote them.
+    /// Reads the file, whole, and of which epoch it says its weights are; nothing where another program wrote it.
     ///
     /// # Errors
     ///
-    /// A file that is damaged, or another network's.
-    pub fn read(path: &Path, unet: &UNet, device: &Device) -> Result<Option<Self>> {
-        let most = 4 * unet
-            .tensors()
-            .iter()
-            .map(|(_, t)| t.elem_count() as u64)
-            .sum::<u64>();
-        let checkpoint = Checkpoint::read(path, most, device)?;
-        let shown = || path.display().to_string();
-        let best = checkpoint.note().with_context(shown)?;
-        unet.set_tensors(&checkpoint.tensors).with_context(shown)?;
-        Ok(best)
+    /// A file that is damaged, or larger than the network's.
+    pub fn read(folder: &RunFolder, unet: &UNetConfig) -> Result<(Checkpoint, Option<Self>)> {
+        let path = folder.file(Self::NAME);
+        let file = Checkpoint::read(&path, size_of::<f64>() as u64 * unet.weights())?;
+        let best = file.note().with_context(|| path.display().to_string())?;
+        Ok((file, best))
     }
 }

@@ -106,8 +106,7 @@ impl<'a> Run<'a> {
         let unet = UNet::new(&experiment.unet, experiment.seed, &device)?;
         let mut sgd = Sgd::new(&recipe.sgd, unet.vars())?;
         let mut position = Position::start(recipe);
-        if let Some(Found { state, passed_over }) = State::last(folder, experiment, &unet, &device)?
-        {
+        if let Some(Found { state, passed_over }) = State::last(folder, experiment, &device)? {
             if let Some(why) = passed_over {
                 eprintln!(
                     "warning: {why}; going on from the state before it, of {}",
@@ -115,7 +114,7 @@ impl<'a> Run<'a> {
                 );
             }
             position = state.position;
-            check_best(&position, folder, &unet, &device)?;
+            check_best(&position, folder, experiment)?;
             unet.set_tensors(&state.weights)?;
             sgd.set_velocity(&state.velocity)?;
             folder.cut_log(position.epoch)?;
@@ -417,16 +416,16 @@ struct Validation {
 }
 
 /// Refuses to go on where the best weights so far are gone: no epoch to come may be as good.
-fn check_best(position: &Position, folder: &RunFolder, unet: &UNet, device: &Device) -> Result<()> {
+fn check_best(position: &Position, folder: &RunFolder, experiment: &Experiment) -> Result<()> {
     let Some((best, _)) = position.best else {
         return Ok(());
     };
     let path = folder.file(Best::NAME);
     let remedy = "restore the file, or train the run anew with another --out";
-    match Best::read(&path, unet, device) {
+    match Best::read(folder, &experiment.unet) {
         // A later epoch's are there where its state was not written any more; it will come again.
-        Ok(Some(Best { epoch })) if epoch >= best => Ok(()),
-        Ok(found) => bail!(
+        Ok((_, Some(Best { epoch }))) if epoch >= best => Ok(()),
+        Ok((_, found)) => bail!(
             "{} holds the weights of {}, and the best so far are those of epoch {best}; {remedy}",
             path.display(),
             found.map_or("another program".into(), |Best { epoch }| format!(

@@ -2,15 +2,15 @@
 
 use super::{
     EvalArgs, Failure, print,
-    train::{heading, open, refuse_changed, write_evaluation},
+    train::{heading, write_evaluation},
     usage,
 };
 use crate::{
     config::open_device,
-    data::DataConfig,
+    data::{DataConfig, Dataset},
     evaluate::{check_threshold, evaluate},
     report::compare,
-    run_folder::{RunFolder, first_free},
+    run_folder::{Lock, RunFolder, first_free},
     store,
 };
 
@@ -25,10 +25,14 @@ pub(super) fn run(args: &EvalArgs) -> Result<(), Failure> {
     let is_own = experiment.data == own;
     let device =
         open_device(args.device.as_deref().unwrap_or(&experiment.device)).map_err(usage)?;
-    let data = open(&experiment)?;
-    if is_own {
-        refuse_changed(&folder, &experiment, &data)?;
-    }
+    // The run's own summary stays what it was: other questions are answered in folders of their own.
+    let is_the_runs = is_own && args.threshold.is_none();
+    let _held = is_the_runs.then(|| Lock::take(folder.path())).transpose()?;
+    let data = if is_own {
+        folder.data_set(&experiment)?
+    } else {
+        Dataset::of(&experiment)?
+    };
     if (data.channels, data.classes) != (experiment.unet.in_channels, experiment.unet.classes) {
         return Err(Failure::Failed(anyhow::anyhow!(
             "{} has {} channels and {} classes, the network of {} takes {} and {}; train one on it",
@@ -41,9 +45,8 @@ pub(super) fn run(args: &EvalArgs) -> Result<(), Failure> {
         )));
     }
     let evaluated = evaluate(&folder, &experiment, &data, args.threshold, &device)?;
-    // The run's own summary stays what it was: other questions are answered in folders of their own.
     let mut out = folder.path().to_path_buf();
-    if !is_own || args.threshold.is_some() {
+    if !is_the_runs {
         let threshold = args
             .threshold
             .map_or(String::new(), |t| format!("-threshold-{t}"));

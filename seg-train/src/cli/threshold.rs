@@ -5,11 +5,7 @@ use std::path::PathBuf;
 use anyhow::anyhow;
 use clap::Args;
 
-use super::{
-    Failure, print,
-    train::{open, refuse_changed},
-    usage,
-};
+use super::{Failure, print, usage};
 use crate::{
     config::open_device,
     evaluate::load,
@@ -86,8 +82,7 @@ pub(super) fn run(args: &ThresholdArgs) -> Result<(), Failure> {
     }
     let device =
         open_device(args.device.as_deref().unwrap_or(&experiment.device)).map_err(usage)?;
-    let data = open(&experiment)?;
-    refuse_changed(&folder, &experiment, &data)?;
+    let data = folder.data_set(&experiment)?;
     let unet = load(&folder, &experiment, &device)?;
 
     let empty = experiment.metrics.empty;

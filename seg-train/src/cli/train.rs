@@ -19,7 +19,7 @@ use crate::{
     evaluate::{Evaluated, evaluate, load, show},
     report::{compare, curves, examples},
     run_folder::{
-        Lock, Parts, RunFolder, Runs, first_free, refuse_taken,
+        Lock, RunFolder, Runs, first_free, refuse_taken,
         tables::{write_reliability, write_rows, write_thresholds},
     },
     store,
@@ -67,12 +67,13 @@ pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
         refuse_taken(out).map_err(usage)?;
     }
 
-    let data = open(&experiments[0])?;
+    let data = Dataset::of(&experiments[0])?;
     for experiment in &mut experiments {
         experiment.unet.in_channels = data.channels;
         experiment.unet.classes = data.classes;
         experiment.check_loss().map_err(usage)?;
     }
+    let data = data.bind()?;
     decode_test_images(&data)?;
     let out = match &args.out {
         Some(out) => out.clone(),
@@ -166,7 +167,7 @@ pub(super) fn bring_to_end(
         let data = reopen(&folder, experiment)?;
         (folder, data)
     } else {
-        let data = open(experiment)?;
+        let data = Dataset::of(experiment)?.bind()?;
         decode_test_images(&data)?;
         (begin_holding(path, experiment, &data, held)?, data)
     };
@@ -189,7 +190,7 @@ fn begin_holding(
     held: &Lock,
 ) -> Result<RunFolder> {
     let folder = RunFolder::create(path, held)?;
-    Parts::of(data).write(&folder)?;
+    folder.write_data_set(data)?;
     // Last: with it the folder is a run's.
     folder.write_experiment(experiment)?;
     Ok(folder)
@@ -200,8 +201,7 @@ fn reopen(folder: &RunFolder, experiment: &Experiment) -> Result<Dataset> {
     if let Some(warning) = other_instructions(folder, &InstructionSet::get()?.to_string())? {
         eprintln!("{warning}");
     }
-    let data = open(experiment)?;
-    refuse_changed(folder, experiment, &data)?;
+    let data = folder.data_set(experiment)?;
     decode_test_images(&data)?;
     Ok(data)
 }
@@ -219,15 +219,6 @@ fn other_instructions(folder: &RunFolder, here: &str) -> Result<Option<String>> 
                 folder.path().display()
             )
         }))
-}
-
-/// Refuses a run's own data set when it is no longer divided as it was.
-pub(super) fn refuse_changed(
-    folder: &RunFolder,
-    experiment: &Experiment,
-    data: &Dataset,
-) -> Result<()> {
-    Parts::read(folder)?.refuse_other(&Parts::of(data), &experiment.data.to_string())
 }
 
 /// Decodes every test image and forgets it: nothing else looks at them before the last epoch, and a damaged one would be
@@ -339,11 +330,6 @@ fn draw_curves(folder: &RunFolder, experiment: &Experiment, data: &Dataset) -> R
     }
     let title = title(&experiment.loss, &data.name)?;
     curves::save(&log, &title, &folder.file("curves.png"))
-}
-
-/// The experiment's data set; generated images are made at the size the network sees.
-pub(super) fn open(experiment: &Experiment) -> Result<Dataset> {
-    Ok(Dataset::open(&experiment.data, experiment.seed)?.at_size(experiment.preprocess.size))
 }
 
 /// Writes `metrics.csv`, with two classes `thresholds.csv` and `reliability.csv`, then `examples.png` and `summary.json`.

@@ -25,6 +25,7 @@ use anyhow::{Context, Result};
 use rayon::prelude::*;
 
 use crate::{
+    config::Experiment,
     phantom::{self, NoiseFloor, PhantomConfig},
     raster::{Image, Labels},
 };
@@ -171,6 +172,19 @@ impl Dataset {
         self
     }
 
+    /// The data set of an experiment, at the size its network sees where images are generated.
+    ///
+    /// # Errors
+    /// Those of [`Dataset::open`].
+    pub fn of(experiment: &Experiment) -> Result<Self> {
+        Ok(Self::open(&experiment.data, experiment.seed)?.at_size(experiment.preprocess.size))
+    }
+
+    /// Whether there are no files, and images are made when they are asked for.
+    pub fn is_generated(&self) -> bool {
+        matches!(self.source, Source::Phantom { .. })
+    }
+
     /// What the files of the data set are, each read once; none where images are generated.
     ///
     /// # Errors
@@ -193,6 +207,25 @@ impl Dataset {
             *known = Some(files);
         }
         self
+    }
+
+    /// The same data set, bound to what its files are now.
+    ///
+    /// # Errors
+    /// A file cannot be read; the sentence names it.
+    pub fn bind(self) -> Result<Self> {
+        Ok(match self.files()? {
+            Some(files) => self.bound_to(files),
+            None => self,
+        })
+    }
+
+    /// What the data set is bound to.
+    pub fn bound(&self) -> Option<&Files> {
+        match &self.source {
+            Source::Files { known, .. } => known.as_ref(),
+            Source::Phantom { .. } => None,
+        }
     }
 
     /// Where images are generated, the excess NLL over the true probabilities that their noise leaves to the best

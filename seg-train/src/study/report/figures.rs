@@ -11,7 +11,6 @@ use super::{
 };
 use crate::{
     batches::Images,
-    data::Dataset,
     evaluate::{foreground, load, predict},
     metrics::{Confusion, EmptyMask},
     preprocess::Prepared,
@@ -53,8 +52,7 @@ impl<'a> Predictions<'a> {
             let experiment = &run.experiment;
             let folder = RunFolder::open(&run_folder(self.out, &run.name))?;
             let unet = load(&folder, experiment, &Device::Cpu)?;
-            let data = Dataset::open(&experiment.data, experiment.seed)?
-                .at_size(experiment.preprocess.size);
+            let data = folder.data_set(experiment)?;
             let images = Images::new(&data, &experiment.preprocess);
             let test = &data.split.test;
             let index = *test
