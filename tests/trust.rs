@@ -9,7 +9,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use candle_core::Device;
 use image::{GrayImage, Luma};
 use seg_train::checkpoint::Checkpoint;
 use tempfile::TempDir;
@@ -202,7 +201,7 @@ fn waits_for(mut is_so: impl FnMut() -> bool) {
 
 /// What is wrong with a checkpoint; nothing if it loads.
 fn loads(path: &Path) -> Result<(), String> {
-    Checkpoint::read(path, 1 << 30, &Device::Cpu)
+    Checkpoint::read(path, 1 << 30)
         .map(drop)
         .map_err(|error| format!("{error:#}"))
 }

@@ -122,7 +122,9 @@ impl Reference {
             };
             let failing = ["full", "broken", "read-only"];
             if all {
-                failing.map(|mode| add(mode, 1));
+                for mode in failing {
+                    add(mode, 1);
+                }
                 add("short", if is_write { 3 } else { 0 });
                 add("tear", 3);
                 add("power", 10);
@@ -185,7 +187,10 @@ fn a_fault_at_any_operation_loses_nothing_that_was_saved() {
 
 /// A run that meets faults, looked at after each, and gone on with to its end.
 fn one(home: &Home, reference: &Reference, run: &str, faults: &[Fault], counts: &Counts) {
-    let context = format!("{faults:?}");
+    let context = faults
+        .iter()
+        .map(|fault| format!("SEG_TRAIN_FAULT={fault} "));
+    let context: String = context.collect();
     let mut written = Vec::new();
     for (turn, fault) in faults.iter().enumerate() {
         let kept = home.path(&format!("{run}-kept-{turn}"));
