@@ -154,6 +154,11 @@ impl Checkpoint {
         &self.bytes
     }
 
+    /// Whether the file was written by [`seal`].
+    pub fn has_note(&self) -> bool {
+        self.note.is_some()
+    }
+
     /// Its tensors by name, which are f32 and finite.
     ///
     /// # Errors

@@ -601,6 +601,87 @@ mod tests {
     }
 
     #[test]
+    fn a_long_gradient_is_scaled_to_the_norm_of_all_and_a_short_one_is_left_alone() {
+        let clipped = SgdConfig {
+            clip_norm: Some(5.0),
+            ..NESTEROV
+        };
+        let steps = |config: &SgdConfig, gradients: [[f64; 1]; 2]| {
+            let vars = [var(&[1.0]), ("v".to_owned(), var(&[2.0]).1)];
+            let mut sgd = Sgd::new(config, &vars).unwrap();
+            let gradients = gradients.map(|g| Tensor::new(&g, &Device::Cpu).unwrap());
+            sgd.step_each(&gradients.each_ref()).unwrap();
+            vars.map(|(_, w)| w.to_vec1::<f64>().unwrap()[0])
+        };
+        // The length of (3, 4) is 5, that of (30, 40) ten times that, and no variable's own is.
+        assert_eq!(
+            steps(&clipped, [[3.0], [4.0]]),
+            steps(&NESTEROV, [[3.0], [4.0]])
+        );
+        let (scaled, short) = (
+            steps(&clipped, [[30.0], [40.0]]),
+            steps(&NESTEROV, [[3.0], [4.0]]),
+        );
+        for (scaled, short) in scaled.into_iter().zip(short) {
+            assert!((scaled - short).abs() < 1e-15, "{scaled} {short}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_clipped_is_refused_and_nothing_moves() {
+        let clipped = |norm| SgdConfig {
+            clip_norm: Some(norm),
+            ..NESTEROV
+        };
+        let vars = [var(&[1.0])];
+        for norm in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert_eq!(
+                Sgd::new(&clipped(norm), &vars).unwrap_err().to_string(),
+                format!("the norm to clip gradients to is {norm}; it must be positive")
+            );
+        }
+        let mut sgd = Sgd::new(&clipped(1.0), &vars).unwrap();
+        let g = Tensor::new(&[f64::NAN], &Device::Cpu).unwrap();
+        assert_eq!(
+            sgd.step_each(&[&g]).unwrap_err().to_string(),
+            "the norm of the gradients is NaN; it cannot be clipped to 1"
+        );
+        assert_eq!(
+            sgd.update(0, &g).unwrap_err().to_string(),
+            "one gradient cannot be clipped by the norm of all; step with all of them"
+        );
+        assert_eq!(
+            sgd.step_each(&[]).unwrap_err().to_string(),
+            "cannot update 1 variables with 0 gradients"
+        );
+        assert_eq!(vars[0].1.to_vec1::<f64>().unwrap(), [1.0]);
+    }
+
+    #[test]
+    fn a_norm_is_summed_in_f64_and_the_same_for_any_number_of_threads() {
+        let ones = Tensor::ones(3 * RUN + 1, DType::F32, &Device::Cpu).unwrap();
+        let large = (ones.clone() * 1e30).unwrap(); // its square is no f32
+        assert_eq!(
+            norm(&[&ones]).unwrap(),
+            f64::from(3 * RUN as u32 + 1).sqrt()
+        );
+        let expected = f64::from(1e30_f32) * f64::from(3 * RUN as u32 + 1).sqrt();
+        assert!((norm(&[&large]).unwrap() / expected - 1.0).abs() < 1e-12);
+        let odd = Tensor::rand(0_f32, 1.0, 3 * RUN + 7, &Device::Cpu).unwrap();
+        let one = rayon::ThreadPoolBuilder::new()
+            .num_threads(1)
+            .build()
+            .unwrap();
+        let narrow = odd.narrow(0, 5, 2 * RUN).unwrap();
+        for tensor in [&odd, &narrow] {
+            let alone = one.install(|| norm(&[tensor]).unwrap());
+            assert_eq!(norm(&[tensor]).unwrap().to_bits(), alone.to_bits());
+        }
+        let copy = narrow.copy().unwrap();
+        assert_eq!(norm(&[&narrow]).unwrap(), norm(&[&copy]).unwrap());
+    }
+
+    #[test]
     fn a_restored_state_goes_on_with_the_same_bits() {
         let gradients = [[0.3, -0.7], [0.1, 0.2], [-0.4, 0.6]];
         let (name, w) = var(&[1.0, 2.0]);

@@ -8,8 +8,8 @@ pub mod tables;
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
-    fs::{self, File},
-    io::{BufRead, BufReader, ErrorKind},
+    fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
@@ -251,31 +251,28 @@ impl RunFolder {
 
     /// The lines of `log.jsonl`, oldest first; none when there is no such file yet.
     ///
+    /// What a crash left of a last line is left out, whatever it is.
+    ///
     /// # Errors
     ///
-    /// When a line is not one that [`append_log`](Self::append_log) writes; a last line cut short by a crash is left out.
+    /// When a line is not one that [`append_log`](Self::append_log) writes, and one that is follows.
     pub fn log(&self) -> Result<Vec<EpochLine>> {
         let path = self.file("log.jsonl");
-        let file = match File::open(&path) {
-            Ok(file) => file,
+        let bytes = match fs::read(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => {
-                return Err(error).with_context(|| format!("{} cannot be read", path.display()));
-            }
+            read => read.with_context(|| format!("{} cannot be read", path.display()))?,
         };
-        let lines: Vec<String> = BufReader::new(file)
-            .lines()
-            .collect::<std::io::Result<_>>()
-            .with_context(|| format!("{} cannot be read", path.display()))?;
-        let mut log = Vec::with_capacity(lines.len());
-        for (number, line) in lines.iter().enumerate() {
-            match serde_json::from_str(line) {
-                Ok(line) => log.push(line),
-                Err(_) if number + 1 == lines.len() => break,
-                Err(error) => bail!("{}, line {}: {error}", path.display(), number + 1),
-            }
-        }
-        Ok(log)
+        let lines: Vec<Result<EpochLine, _>> = bytes
+            .split(|&byte| byte == b'\n')
+            .map(serde_json::from_slice)
+            .collect();
+        let last = lines.iter().rposition(Result::is_ok);
+        lines
+            .into_iter()
+            .take(last.map_or(0, |last| last + 1))
+            .enumerate()
+            .map(|(i, line)| line.with_context(|| format!("{}, line {}", path.display(), i + 1)))
+            .collect()
     }
 
     /// Refuses a log whose state is gone: to begin anew would be to lose it.
@@ -415,8 +412,6 @@ pub(crate) mod testing {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs::OpenOptions, io::Write as _};
-
     use super::*;
 
     fn line(epoch: usize) -> EpochLine {
@@ -451,16 +446,20 @@ mod tests {
     }
 
     #[test]
-    fn a_last_line_cut_short_is_left_out() {
+    fn what_a_crash_left_of_a_line_is_left_out_and_damage_before_others_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let folder = testing::folder(dir.path());
         folder.append_log(&line(1)).unwrap();
-        let mut file = OpenOptions::new()
-            .append(true)
-            .open(folder.file("log.jsonl"))
-            .unwrap();
-        file.write_all(b"{\"epoch\":2,\"lo").unwrap();
-        assert_eq!(folder.log().unwrap(), [line(1)]);
+        let path = folder.file("log.jsonl");
+        let whole = fs::read(&path).unwrap();
+        for torn in [&b"{\"epoch\":2,\"lo"[..], b"\xff\0\n\n{}\n", b"\0\0\0"] {
+            fs::write(&path, [&whole, torn].concat()).unwrap();
+            assert_eq!(folder.log().unwrap(), [line(1)]);
+            let followed = [torn, b"\n", &whole].concat();
+            fs::write(&path, followed).unwrap();
+            let error = folder.log().unwrap_err().to_string();
+            assert_eq!(error, format!("{}, line 1", path.display()));
+        }
     }
 
     #[test]

@@ -111,7 +111,8 @@ struct Note {
 pub struct Found {
     /// The state.
     pub state: State,
-    /// Why it is not the last one that was written.
+    /// Why it is not the last one that was written. It has that one's name now, for what is damaged is never to take the
+    /// place of what is whole.
     pub passed_over: Option<String>,
 }
 
@@ -169,9 +170,17 @@ impl State {
         let mut damaged = Vec::new();
         for path in &there {
             match Checkpoint::read(path, most) {
+                // None was ever written without a note: it is the note that is damaged.
+                Ok(checkpoint) if !checkpoint.has_note() => {
+                    damaged.push(format!("{} holds no position of a run", path.display()));
+                }
                 Ok(checkpoint) => {
                     let state = Self::of(&checkpoint, experiment, device)
                         .with_context(|| path.display().to_string())?;
+                    let last = folder.file(STATE);
+                    if *path != last {
+                        store::take_place(path, &last)?;
+                    }
                     return Ok(Some(Found {
                         state,
                         passed_over: (!damaged.is_empty()).then(|| damaged.join("; ")),
@@ -195,7 +204,7 @@ impl State {
             experiment: toml,
         }) = checkpoint.note()?
         else {
-            bail!("it holds no position of a run; it was made by another program");
+            bail!("it holds no position of a run");
         };
         let then = Experiment::from_toml(&toml).context("its experiment")?;
         let differences = then.differences(experiment)?;

@@ -191,10 +191,47 @@ pub fn write_keeping(path: &Path, bytes: &[u8], previous: &Path) -> Result<()> {
 ///
 /// When the disk refuses; a part of it may have been written then.
 pub fn append(path: &Path, bytes: &[u8]) -> Result<()> {
+    let is_new = !path.exists();
     disk()
         .append(path)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync()))
+        .and_then(|()| {
+            if is_new {
+                disk().sync_folder(parent(path))
+            } else {
+                Ok(())
+            }
+        })
         .map_err(|error| refused(path, &error))
+}
+
+/// Gives a file the name of another, which is gone then.
+///
+/// # Errors
+///
+/// When the disk refuses.
+pub fn take_place(path: &Path, of: &Path) -> Result<()> {
+    disk()
+        .rename(path, of)
+        .and_then(|()| disk().sync_folder(parent(of)))
+        .map_err(|error| refused(of, &error))
+}
+
+/// Removes what is left in a folder of files that were never written whole.
+///
+/// # Errors
+///
+/// When the disk refuses.
+pub fn remove_parts(folder: &Path) -> Result<()> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Ok(()); // what is not there holds none
+    };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.extension().is_some_and(|extension| extension == PART) {
+            remove(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes a folder and those above it; one that is there already is as good.
@@ -238,10 +275,14 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
+/// What the name of a file ends in until it is whole.
+const PART: &str = "part";
+
 /// Where a file is written before it takes its name.
-pub(crate) fn sibling(path: &Path) -> PathBuf {
+fn sibling(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".part");
+    name.push(".");
+    name.push(PART);
     name.into()
 }
 
@@ -274,7 +315,8 @@ fn parent(path: &Path) -> &Path {
         .unwrap_or(Path::new("."))
 }
 
-fn refused(path: &Path, error: &io::Error) -> anyhow::Error {
+/// The sentence for a file that the disk does not take.
+pub(crate) fn refused(path: &Path, error: &io::Error) -> anyhow::Error {
     anyhow!(
         "{} cannot be written ({error}); {}",
         path.display(),
@@ -326,6 +368,25 @@ mod tests {
             assert_eq!(fs::read(&previous).unwrap(), old);
         }
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 2);
+        take_place(&previous, &path).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert!(!previous.exists());
+    }
+
+    #[test]
+    fn what_was_never_whole_is_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a", "a.part", "part", "b.toml.part"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        remove_parts(dir.path()).unwrap();
+        remove_parts(&dir.path().join("gone")).unwrap();
+        let mut left: Vec<_> = fs::read_dir(&dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["a", "part"]);
     }
 
     #[test]

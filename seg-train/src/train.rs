@@ -106,6 +106,7 @@ impl<'a> Run<'a> {
         let unet = UNet::new(&experiment.unet, experiment.seed, &device)?;
         let mut sgd = Sgd::new(&recipe.sgd, unet.vars())?;
         let mut position = Position::start(recipe);
+        store::remove_parts(folder.path())?;
         if let Some(Found { state, passed_over }) = State::last(folder, experiment, &device)? {
             if let Some(why) = passed_over {
                 eprintln!(

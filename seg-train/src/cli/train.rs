@@ -176,9 +176,15 @@ pub(super) fn bring_to_end(
 }
 
 /// A new run folder with all that is known before the first epoch.
-fn begin(path: &Path, experiment: &Experiment, data: &Dataset) -> Result<(RunFolder, Lock)> {
-    refuse_taken(path)?;
+fn begin(
+    path: &Path,
+    experiment: &Experiment,
+    data: &Dataset,
+) -> Result<(RunFolder, Lock), Failure> {
+    refuse_taken(path).map_err(usage)?;
     let held = Lock::take(path)?;
+    // Another process may have begun and ended here meanwhile.
+    refuse_taken(path).map_err(usage)?;
     let folder = begin_holding(path, experiment, data, &held)?;
     Ok((folder, held))
 }

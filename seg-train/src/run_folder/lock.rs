@@ -52,7 +52,7 @@ impl Lock {
             .read(true)
             .write(true)
             .open(&path)
-            .with_context(cannot)?;
+            .map_err(|error| store::refused(&path, &error))?;
         let mut holder = String::new();
         let taken = file.try_lock();
         // What it says is of use, and its lack no harm.
