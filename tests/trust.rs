@@ -19,12 +19,16 @@ mod ends;
 mod kills;
 mod locks;
 mod operations;
+mod several;
 mod signals;
 
 use ends::End;
 
 /// The first state of a run, and what takes its place.
 const STATES: [&str; 2] = ["state.safetensors", "state.previous.safetensors"];
+
+/// Longer than anything here takes on any machine.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A folder to work in, with a data set of eight small images, and what to train on it.
 struct Home {
@@ -76,7 +80,8 @@ impl Home {
 
     /// What a user does after the run broke off: resumes it, or, where it had not begun, begins it again.
     fn go_on(&self, run: &str) -> Command {
-        if self.path(run).join("run.toml").exists() {
+        let begun = ["run.toml", "runs.json"].map(|name| self.path(run).join(name));
+        if begun.iter().any(|file| file.exists()) {
             self.command(&["resume", run])
         } else {
             self.train(run)
@@ -136,7 +141,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Runs a program to its end, which must come within two minutes.
+/// Runs a program to its end, which must come.
 fn ended(command: &mut Command) -> Ended {
     end_of(command.spawn().unwrap())
 }
@@ -144,7 +149,7 @@ fn ended(command: &mut Command) -> Ended {
 fn end_of(mut child: Child) -> Ended {
     let started = Instant::now();
     while child.try_wait().unwrap().is_none() {
-        if started.elapsed() > Duration::from_mins(2) {
+        if started.elapsed() > PATIENCE {
             child.kill().unwrap();
             panic!("it hangs: {:?}", child.wait_with_output().unwrap());
         }
@@ -189,12 +194,12 @@ fn send(child: &Child, signal: &str) {
     assert!(sent.success());
 }
 
-/// Waits until something is so, which it must be within two minutes.
+/// Waits until something is so, which it must be at last.
 #[track_caller]
 fn waits_for(mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();
     while !is_so() {
-        assert!(started.elapsed() < Duration::from_mins(2), "it never is");
+        assert!(started.elapsed() < PATIENCE, "it never is");
         thread::sleep(Duration::from_millis(2));
     }
 }

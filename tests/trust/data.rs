@@ -47,7 +47,7 @@ fn an_image_that_is_gone_or_another_one_stops_the_going_on_until_it_is_back() {
         let gone = ended(&mut home.go_on("run"));
         assert!(gone.error(1).contains("squares"), "{gone:?}");
 
-        let mut other = image::open(&path.with_file_name("1.png"))
+        let mut other = image::open(path.with_file_name("1.png"))
             .unwrap()
             .to_luma8();
         other.get_pixel_mut(2, 2).0[0] ^= 255;

@@ -34,14 +34,20 @@ impl End {
     }
 }
 
-/// All files of a folder but the lock, which says which process worked there last.
-pub(super) fn files(run: &Path) -> BTreeMap<String, Vec<u8>> {
-    let files = fs::read_dir(run).unwrap().map(|entry| {
+/// All files of a folder and of those in it, but the locks, which say which process worked there last.
+pub(super) fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        (name, fs::read(path).unwrap())
-    });
-    files.filter(|(name, _)| name != "lock").collect()
+        if path.is_dir() {
+            let below = files(&path).into_iter();
+            found.extend(below.map(|(below, bytes)| (format!("{name}/{below}"), bytes)));
+        } else if name != "lock" {
+            found.insert(name, fs::read(path).unwrap());
+        }
+    }
+    found
 }
 
 /// A file's content without its times.
