@@ -336,7 +336,8 @@ impl Write for FaultyFile {
             let count = match fate {
                 Fate::Failed(error) => return Err(io::Error::from_raw_os_error(error)),
                 Fate::Done => bytes.len(),
-                Fate::Short | Fate::Last { .. } => inner.dice.below(bytes.len() + 1),
+                Fate::Short => inner.dice.below(bytes.len()),
+                Fate::Last { .. } => inner.dice.below(bytes.len() + 1),
             };
             file.write_all(&bytes[..count])?;
             inner.volatile.write(&path, &bytes[..count]);
