@@ -12,3 +12,4 @@ mod laws;
 mod operations;
 mod properties;
 mod study;
+mod trust;
