@@ -5,10 +5,11 @@ use std::{fs, path::Path, sync::OnceLock};
 
 use candle_core::{DType, Device, Tensor};
 use seg_train::{
-    config::Recipe,
+    checkpoint::Checkpoint,
+    config::{Experiment, Preset},
     optim::Sgd,
     run_folder::RunFolder,
-    state::{Position, State},
+    state::{Best, Position, STATE, State},
 };
 use seg_unet::{UNet, UNetConfig};
 use serde_json::{Map, Value, json};
@@ -24,8 +25,13 @@ const SMALL: UNetConfig = UNetConfig {
     norm_eps: 1e-3,
 };
 
-const WEIGHTS: &str = "best.safetensors";
-const STATE: &str = "state.safetensors";
+/// The experiment that such a network belongs to.
+fn experiment() -> Experiment {
+    let mut experiment = Preset::Phantom.experiment("phantom".parse().expect("a data set"));
+    experiment.loss = "dice++".into();
+    experiment.unet = SMALL;
+    experiment
+}
 
 thread_local! {
     static FOLDER: TempDir = tempfile::tempdir().expect("a temporary folder");
@@ -36,28 +42,37 @@ thread_local! {
 pub(crate) fn holds(bytes: &[u8]) {
     let mut choices = Choices::new(bytes);
     let choice = choices.byte();
-    let (name, good) = [WEIGHTS, STATE]
+    let (name, good) = [Best::NAME, STATE]
         .into_iter()
         .zip(good_files())
         .nth(usize::from(choice % 2))
         .expect("one of two files");
-    let file = if choice / 2 % 2 == 0 {
+    let file = if (choice / 2).is_multiple_of(2) {
         choices.rest().to_vec()
     } else {
         changed(good, &mut choices)
     };
     FOLDER.with(|folder| {
         let path = folder.path().join(name);
-        fs::write(&path, file).expect("a temporary file");
-        if name == WEIGHTS {
-            is_a_network(&path);
+        fs::write(&path, &file).expect("a temporary file");
+        if name == Best::NAME {
+            is_a_network(&path, file);
         } else {
             is_a_state(folder.path());
         }
     });
 }
 
-fn is_a_network(path: &Path) {
+/// Weights are read with and without a look at their seal.
+fn is_a_network(path: &Path, file: Vec<u8>) {
+    match Checkpoint::parse(file) {
+        Ok(checkpoint) => {
+            for (name, tensor) in checkpoint.tensors(&Device::Cpu).into_iter().flatten() {
+                assert_finite(&name, &tensor);
+            }
+        }
+        Err(error) => assert!(!format!("{error:#}").contains('\n'), "{error:#}"),
+    }
     match UNet::load(&SMALL, path, &Device::Cpu) {
         Ok(unet) => {
             let like = FRESH.with(UNet::tensors);
@@ -75,8 +90,9 @@ fn is_a_state(folder: &Path) {
     // `run.toml` makes a folder that of a run.
     fs::write(folder.join("run.toml"), "").expect("a temporary file");
     let folder = RunFolder::open(folder).expect("the folder of a run");
-    match State::read(&folder, &Device::Cpu) {
-        Ok(state) => {
+    match State::last(&folder, &experiment(), &Device::Cpu) {
+        Ok(found) => {
+            let state = found.expect("the file that was written").state;
             for (name, tensor) in state.weights.iter().chain(&state.velocity) {
                 assert_finite(name, tensor);
             }
@@ -88,7 +104,7 @@ fn is_a_state(folder: &Path) {
 
 /// A network and its optimiser take what was read, or say what is wrong with it.
 fn is_taken_or_refused(state: &State, unet: &UNet) {
-    let mut sgd = Sgd::new(&Recipe::default().sgd, unet.vars()).expect("an optimiser");
+    let mut sgd = Sgd::new(&experiment().recipe.sgd, unet.vars()).expect("an optimiser");
     for taken in [
         unet.set_tensors(&state.weights).map_err(|e| e.to_string()),
         sgd.set_velocity(&state.velocity)
@@ -114,13 +130,15 @@ fn good_files() -> &'static [Vec<u8>; 2] {
     static FILES: OnceLock<[Vec<u8>; 2]> = OnceLock::new();
     FILES.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let run = RunFolder::create(folder.path()).expect("the folder of a run");
+        fs::write(folder.path().join("run.toml"), "").expect("a temporary file");
+        let run = RunFolder::open(folder.path()).expect("the folder of a run");
         let unet = UNet::new(&SMALL, 1, &Device::Cpu).expect("a small network");
-        unet.save(run.file(WEIGHTS)).expect("its weights");
-        let recipe = Recipe::default();
-        let sgd = Sgd::new(&recipe.sgd, unet.vars()).expect("an optimiser");
-        State::write(&run, &Position::start(&recipe), &unet, &sgd).expect("a state");
-        [WEIGHTS, STATE].map(|name| fs::read(run.file(name)).expect("what was written"))
+        Best { epoch: 1 }.write(&run, &unet).expect("its weights");
+        let experiment = experiment();
+        let position = Position::start(&experiment.recipe);
+        let sgd = Sgd::new(&experiment.recipe.sgd, unet.vars()).expect("an optimiser");
+        State::write(&run, &experiment, &position, &unet, &sgd).expect("a state");
+        [Best::NAME, STATE].map(|name| fs::read(run.file(name)).expect("what was written"))
     })
 }
 
@@ -146,7 +164,23 @@ fn changed(good: &[u8], choices: &mut Choices) -> Vec<u8> {
     if choices.rarely(8) {
         file.extend_from_slice(choices.rest());
     }
+    if !choices.rarely(8) {
+        seal(&mut file);
+    }
     file
+}
+
+/// Gives a changed file the checksum of its bytes, so that what is behind that check is met too.
+fn seal(file: &mut [u8]) {
+    let before = br#"\"checksum\":\""#;
+    let found = file.windows(before.len()).position(|bytes| bytes == before);
+    let Some(digits) = found.and_then(|at| file.get_mut(at + before.len()..)?.get_mut(..8)) else {
+        return;
+    };
+    digits.fill(b'0');
+    let at = found.unwrap_or_default() + before.len();
+    let checksum = format!("{:08x}", crc32fast::hash(file));
+    file[at..at + 8].copy_from_slice(checksum.as_bytes());
 }
 
 /// The header of a safetensors file as JSON, and the numbers behind it.
@@ -197,7 +231,7 @@ fn change_header(header: &mut Map<String, Value>, choices: &mut Choices) {
         8 => entry["data_offsets"] = json!([number, number]),
         _ => {
             let note = String::from_utf8_lossy(&choices.array::<12>()).into_owned();
-            header.insert("__metadata__".into(), json!({ "position": note }));
+            header.insert("__metadata__".into(), json!({ "seg-train": note }));
         }
     }
 }

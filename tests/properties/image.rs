@@ -54,7 +54,7 @@ fn is_quick(bytes: &[u8]) -> bool {
         .is_none_or(|(width, height)| u64::from(width) * u64::from(height) <= 1 << 16)
 }
 
-/// What values may be: 0 to 255, but a TIFF may hold floats, of which any number is taken.
+/// What values may be: 0 to 255, but a TIFF may hold floats, of which any finite number is taken.
 fn range_of(bytes: &[u8]) -> RangeInclusive<f32> {
     if bytes.starts_with(b"II") || bytes.starts_with(b"MM") {
         f32::MIN..=f32::MAX
@@ -64,7 +64,7 @@ fn range_of(bytes: &[u8]) -> RangeInclusive<f32> {
 }
 
 fn is_an_image(path: &Path, range: RangeInclusive<f32>) {
-    let sizes = [1, 3].map(|channels| match read_image(path, channels) {
+    let sizes = [1, 3].map(|channels| match read_image(path, channels, 1 << 25) {
         Ok(image) => {
             assert_eq!(image.channels, channels);
             assert!(image.height > 0 && image.width > 0);
