@@ -168,6 +168,14 @@ pub(super) fn tiff(pixels: &[u8], pages: &[Vec<Entry>], after: u32) -> Vec<u8> {
     file
 }
 
+/// A TIFF whose pixels are numbers of greys in a palette.
+pub(super) fn palette_tiff(pixels: &[u8]) -> Vec<u8> {
+    let mut page = page((SIDE, SIDE), &[8], 3, 1, pixels.len());
+    let levels: Vec<u16> = (0..3 * 256).map(|i| i % 256 * 257).collect();
+    page.insert(9, short(320, &levels));
+    tiff(pixels, &[page], 0)
+}
+
 /// A TIFF of one colour image of floats.
 pub(super) fn float_tiff(values: &[f32]) -> Vec<u8> {
     let pixels: Vec<u8> = values

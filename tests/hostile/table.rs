@@ -13,7 +13,8 @@ use super::{
     Like, Row, TINY,
     build::{
         SIDE, bmp, chunk, cmyk_jpeg, encoded, float_tiff, floats, frame_of_jpeg, gif, half, long,
-        page, png, ramp, rewritten, rows as zeros, safetensors, stored, tiff, with, with_segment,
+        page, palette_tiff, png, ramp, rewritten, rows as zeros, safetensors, stored, tiff, with,
+        with_segment,
     },
     good_pairs, words,
 };
@@ -233,6 +234,7 @@ impl Table {
             ("four-inks.tif", colour(4, 5, 8)),
             ("four-inks16.tif", colour(4, 5, 16)),
             ("called-grey.tif", colour(3, 1, 8)),
+            ("palette.tif", palette_tiff(&[7; 64])),
             ("floats.tif", float_tiff(&floats(0, 0.5))),
             ("negative-floats.tif", float_tiff(&floats(9, -3.0))),
             ("thumbnail.tiff", reduced),
@@ -643,6 +645,7 @@ impl Table {
             mask(image::RgbaImage::from_pixel(SIDE, SIDE, image::Rgba(pixel)).into())
         };
         for (file, bytes) in [
+            ("masks/1.tif", palette_tiff(&[255; 64])),
             ("masks/1.png", mask(half().into_luma16().into())),
             ("masks/1.png", mask(half().into_rgba8().into())),
             ("masks/1.png", png(small, (1, 0), &[], &zeros(1))),

@@ -1,4 +1,4 @@
-//! Reading one image file: limits, channels, and one repair.
+//! Reading one image file: limits, channels, and two repairs.
 //!
 //! The format is told by the file's first bytes, not by its name. Alpha is dropped, palettes are looked up, 16-bit
 //! values are scaled to 0..=255 (65535 becomes 255, the steps between stay), and the orientation that a camera may
@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits, Rgb, RgbImage};
 
 use super::{
     outline::{Format, Images},
@@ -129,10 +129,14 @@ pub(crate) fn decode_bytes(path: &Path, mut bytes: Vec<u8>, max_pixels: u64) -> 
             path.display()
         );
     }
-    tiff::name_colours(&mut bytes);
-    let pixels = reader(&bytes, header.pixels())
+    let palette = mend(&mut bytes);
+    let mut pixels = reader(&bytes, header.pixels())
         .and_then(ImageReader::decode)
         .map_err(|e| undecodable(path, &e))?;
+    if let (Some(palette), DynamicImage::ImageLuma8(numbers)) = (palette, &pixels) {
+        let colour = |x, y| Rgb(palette[usize::from(numbers.get_pixel(x, y).0[0])]);
+        pixels = RgbImage::from_fn(numbers.width(), numbers.height(), colour).into();
+    }
     refuse_unbounded(path, &pixels)?;
     Ok(Decoded {
         pixels,
@@ -250,11 +254,17 @@ fn refuse_several(path: &Path, images: io::Result<Images>) -> Result<()> {
     )
 }
 
+/// Makes a TIFF one that can be decoded, and gives the palette that the decoder would not look up.
+fn mend(bytes: &mut [u8]) -> Option<tiff::Palette> {
+    tiff::name_colours(bytes);
+    tiff::take_palette(bytes)
+}
+
 fn header_of(mut bytes: Vec<u8>, pixels: u64) -> image::ImageResult<Header> {
-    tiff::name_colours(&mut bytes);
+    let palette = mend(&mut bytes);
     let decoder = reader(&bytes, pixels)?.into_decoder()?;
     let (width, height) = decoder.dimensions();
-    let channels = if decoder.color_type().has_color() {
+    let channels = if decoder.color_type().has_color() || palette.is_some() {
         3
     } else {
         1

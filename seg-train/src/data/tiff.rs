@@ -1,59 +1,124 @@
-//! One repair of TIFF files: three samples a pixel called "grey".
+//! Two repairs of TIFF files, made before decoding; anything else is left to the decoder and its error.
 //!
 //! CVC-ClinicDB's images have `SamplesPerPixel` 3 and `PhotometricInterpretation` 1 (black is zero), a pair the
-//! format does not allow and decoders refuse. There is one sensible reading, RGB; so the tag is set to 2 before
-//! decoding. Anything else is left to the decoder and its error.
+//! format does not allow and decoders refuse. There is one sensible reading, RGB; so the tag is set to 2. And where each
+//! pixel names a colour of a palette, which the decoder does not look up, the tag is set to grey and the palette kept.
 
 const SHORT: u16 = 3;
-const SAMPLES_PER_PIXEL: u16 = 277;
+const BITS: u16 = 258;
 const PHOTOMETRIC: u16 = 262;
+const SAMPLES_PER_PIXEL: u16 = 277;
+const COLOUR_MAP: u16 = 320;
 const BLACK_IS_ZERO: u16 = 1;
 const RGB: u16 = 2;
+const PALETTE: u16 = 3;
+
+/// The colours that the values 0 to 255 stand for.
+pub(crate) type Palette = Vec<[u8; 3]>;
 
 /// Sets the colour tag of a TIFF file that says both "three samples" and "grey" to RGB; other bytes are left alone.
 pub(crate) fn name_colours(bytes: &mut [u8]) {
-    if let Some((at, rgb)) = wrong_tag(bytes) {
-        bytes[at..at + 2].copy_from_slice(&rgb);
-    }
+    set_photometric(bytes, RGB, |first| {
+        let samples = first.short(first.value(SAMPLES_PER_PIXEL)?)?;
+        (samples == 3 && first.photometric()? == BLACK_IS_ZERO).then_some(())
+    });
 }
 
-/// Where the wrong value stands, and the right one in the file's byte order.
-fn wrong_tag(bytes: &[u8]) -> Option<(usize, [u8; 2])> {
-    let little = match bytes.get(..4)? {
-        b"II*\0" => true,
-        b"MM\0*" => false,
-        _ => return None,
-    };
-    let short = |at: usize| -> Option<u16> {
-        let pair = bytes.get(at..at.checked_add(2)?)?.try_into().ok()?;
-        Some(if little {
-            u16::from_le_bytes(pair)
+/// The palette of a TIFF file of one byte a pixel, whose colour tag is then grey; other bytes are left alone.
+pub(crate) fn take_palette(bytes: &mut [u8]) -> Option<Palette> {
+    set_photometric(bytes, BLACK_IS_ZERO, |first| {
+        if first.photometric()? != PALETTE || first.short(first.value(BITS)?)? != 8 {
+            return None;
+        }
+        let at = first.long(first.value(COLOUR_MAP)?)? as usize;
+        let levels: Vec<u16> = (0..3 * 256)
+            .map(|i| first.short(at.checked_add(2 * i)?))
+            .collect::<Option<_>>()?;
+        // Levels have 16 bits; some programs write 8, and all of them would be black.
+        let shift = if levels.iter().all(|&level| level < 256) {
+            0
         } else {
-            u16::from_be_bytes(pair)
+            8
+        };
+        let level = |i: usize| (levels[i] >> shift) as u8;
+        let colour = |i| [level(i), level(256 + i), level(512 + i)];
+        Some((0..256).map(colour).collect())
+    })
+}
+
+/// Sets the colour tag where something is found.
+fn set_photometric<T>(
+    bytes: &mut [u8],
+    photometric: u16,
+    find: impl Fn(&Directory) -> Option<T>,
+) -> Option<T> {
+    let first = Directory::first(bytes)?;
+    let (found, at) = (find(&first)?, first.value(PHOTOMETRIC)?);
+    let value = if first.is_little {
+        photometric.to_le_bytes()
+    } else {
+        photometric.to_be_bytes()
+    };
+    bytes[at..at + 2].copy_from_slice(&value);
+    Some(found)
+}
+
+/// A TIFF's first directory.
+struct Directory<'a> {
+    bytes: &'a [u8],
+    is_little: bool,
+    at: usize,
+}
+
+impl<'a> Directory<'a> {
+    fn first(bytes: &'a [u8]) -> Option<Self> {
+        let is_little = match bytes.get(..4)? {
+            b"II*\0" => true,
+            b"MM\0*" => false,
+            _ => return None,
+        };
+        let mut first = Self {
+            bytes,
+            is_little,
+            at: 0,
+        };
+        first.at = first.long(4)? as usize;
+        Some(first)
+    }
+
+    fn short(&self, at: usize) -> Option<u16> {
+        let bytes = self.bytes.get(at..)?.first_chunk()?;
+        Some(if self.is_little {
+            u16::from_le_bytes(*bytes)
+        } else {
+            u16::from_be_bytes(*bytes)
         })
-    };
-    let offset: [u8; 4] = bytes.get(4..8)?.try_into().ok()?;
-    let directory = (if little {
-        u32::from_le_bytes(offset)
-    } else {
-        u32::from_be_bytes(offset)
-    }) as usize;
-    // An entry is tag (2 bytes), type (2), count (4), value (4); a SHORT value stands in the first two of its four.
-    let entry = |wanted: u16| {
-        let first = directory.checked_add(2)?;
-        (0..usize::from(short(directory)?))
+    }
+
+    fn long(&self, at: usize) -> Option<u32> {
+        let bytes = self.bytes.get(at..)?.first_chunk()?;
+        Some(if self.is_little {
+            u32::from_le_bytes(*bytes)
+        } else {
+            u32::from_be_bytes(*bytes)
+        })
+    }
+
+    /// Where the value of a tag of SHORTs stands: its place, where it has more than four bytes.
+    ///
+    /// An entry is tag (2 bytes), type (2), count (4), value (4); a SHORT value stands in the first two of its four.
+    fn value(&self, tag: u16) -> Option<usize> {
+        let first = self.at.checked_add(2)?;
+        (0..usize::from(self.short(self.at)?))
             .map(|i| first + 12 * i)
-            .find(|&at| short(at) == Some(wanted) && short(at + 2) == Some(SHORT))
+            .find(|&at| self.short(at) == Some(tag) && self.short(at + 2) == Some(SHORT))
             .map(|at| at + 8)
-    };
-    let photometric = entry(PHOTOMETRIC)?;
-    let is_wrong = short(entry(SAMPLES_PER_PIXEL)?)? == 3 && short(photometric)? == BLACK_IS_ZERO;
-    let rgb = if little {
-        RGB.to_le_bytes()
-    } else {
-        RGB.to_be_bytes()
-    };
-    is_wrong.then_some((photometric, rgb))
+            .filter(|&at| at + 4 <= self.bytes.len())
+    }
+
+    fn photometric(&self) -> Option<u16> {
+        self.short(self.value(PHOTOMETRIC)?)
+    }
 }
 
 #[cfg(test)]
@@ -74,6 +139,42 @@ mod tests {
             let image = crate::data::read_image(&path, 3, 100).unwrap();
             assert_eq!((image.height, image.width), (1, 2));
             assert_eq!(image.data, [1.0, 40.0, 2.0, 50.0, 3.0, 60.0], "{name}");
+        }
+    }
+
+    #[test]
+    fn a_palette_is_looked_up_whatever_its_levels_are_written_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.tif");
+        for scale in [1, 257] {
+            // The grey image of three samples, as one of one sample with a palette at the end.
+            let mut file = testing::grey_rgb_tiff(ByteOrder::Little, 3, 1, &[0, 2, 255]);
+            let end = file.len() as u32;
+            let mut set = |tag: u16, count: u32, value: u32| {
+                let at = file
+                    .windows(4)
+                    .position(|window| window == [tag.to_le_bytes(), [3, 0]].concat())
+                    .unwrap();
+                file[at + 4..at + 8].copy_from_slice(&count.to_le_bytes());
+                file[at + 8..at + 12].copy_from_slice(&value.to_le_bytes());
+            };
+            set(BITS, 1, 8);
+            set(PHOTOMETRIC, 1, u32::from(PALETTE));
+            set(SAMPLES_PER_PIXEL, 1, 1);
+            // What compression is, none, need not be said.
+            set(259, 3 * 256, end);
+            let at = file.windows(4).position(|w| w == [3, 1, 3, 0]).unwrap();
+            file[at..at + 2].copy_from_slice(&COLOUR_MAP.to_le_bytes());
+            for channel in [1, 2, 3] {
+                for i in 0..256_u16 {
+                    let level = (i / channel).min(255) * scale;
+                    file.extend(level.to_le_bytes());
+                }
+            }
+            std::fs::write(&path, &file).unwrap();
+            let image = crate::data::read_image(&path, 3, 100).unwrap();
+            let expected = [0.0, 2.0, 255.0, 0.0, 1.0, 127.0, 0.0, 0.0, 85.0];
+            assert_eq!(image.data, expected, "levels times {scale}");
         }
     }
 
