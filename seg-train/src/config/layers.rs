@@ -437,21 +437,21 @@ mod tests {
     fn an_error_stays_on_one_line_whatever_was_found() {
         for (set, sentence) in [
             (
-                "\"a\\nb\"=1",
-                "unknown key `\"a\\nb\"`; the keys here are `augment`, `data`, `device`, `loss`, `metrics`, `preprocess`, `recipe`, `seed`, `unet`",
+                "a\nb=1",
+                r"unknown key `a\nb`; the keys here are `augment`, `data`, `device`, `loss`, `metrics`, `preprocess`, `recipe`, `seed`, `unet`",
             ),
             (
                 "device=\u{1b}[2J",
-                "unknown device `\\u{1b}[2J`; expected cpu, cuda or cuda:N",
+                r"unknown device `\u{1b}[2J`; expected cpu, cuda or cuda:N",
             ),
         ] {
             assert_eq!(with_set(&[set]).unwrap_err().to_string(), sentence);
         }
+        let text = with_set(&[]).unwrap().to_toml().unwrap();
+        let text = text.replace("\"cpu\"", r#""\u0007""#);
         assert_eq!(
-            Experiment::from_toml("\"a\\nb\" = 1")
-                .unwrap_err()
-                .to_string(),
-            ""
+            Experiment::from_toml(&text).unwrap_err().to_string(),
+            r"unknown device `\u{7}`; expected cpu, cuda or cuda:N"
         );
     }
 
