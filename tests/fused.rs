@@ -500,6 +500,30 @@ fn what_is_no_truth_is_named_wherever_it_stands() {
     );
 }
 
+/// Neither smoothing, which brings it back into [0, 1], nor a NaN before it hides what is no truth, in either form.
+#[test]
+fn what_is_no_truth_is_found_behind_smoothing_and_nan() {
+    for channels in [1, 2, 3] {
+        for first in [0.5, f32::NAN] {
+            let mut soft = vec![0.5f32; channels * 20];
+            soft[0] = first;
+            soft[channels * 20 - 3] = 1.25;
+            let soft = Tensor::from_vec(soft, (1, channels, 20), &Device::Cpu).unwrap();
+            let prediction = Prediction::logits(&soft.zeros_like().unwrap());
+            let target = Target::dense(&soft).smoothing(0.5);
+            for sums in [RegionStats::new, RegionStats::composed] {
+                let error = sums(&prediction, &target, Modulation::Plain, Region::Item);
+                assert_eq!(
+                    error.unwrap_err().to_string().lines().next().unwrap(),
+                    "a dense target lies in [0, 1], found 1.25; divide a map of 0 and 255 by 255, \
+                     pass class numbers as Target::labels",
+                    "{channels} channels behind {first}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn a_truth_that_is_1_but_for_rounding_is_1() {
     let logits = Tensor::new(&[[[0.3f32, -2.0, 1.0]]], &Device::Cpu).unwrap();
@@ -569,6 +593,25 @@ fn every_sum_shows_a_nan() {
                 }
             }
         }
+    }
+}
+
+/// A view of no numbers may begin behind the last number of its tensor.
+#[test]
+fn no_pixels_behind_the_end_of_a_tensor_are_no_pixels() {
+    let logits = Tensor::zeros((1, 2, 3, 0), DType::F64, &Device::Cpu).unwrap();
+    let labels = Tensor::zeros((1, 3, 0), DType::U8, &Device::Cpu).unwrap();
+    let (logits, labels) = (
+        logits.narrow(2, 1, 2).unwrap(),
+        labels.narrow(1, 1, 2).unwrap(),
+    );
+    for name in plain_and_plus_plus(0.75) {
+        let loss = name.parse::<LossSpec>().unwrap().build();
+        let (value, gradient) = loss
+            .value_and_grad(&Prediction::logits(&logits), &Target::labels(&labels))
+            .unwrap();
+        assert!(scalar(&value).is_finite(), "{name}");
+        assert_eq!(gradient.dims(), [1, 2, 2, 0], "{name}");
     }
 }
 

@@ -2,11 +2,14 @@
 
 mod case;
 mod cli;
+mod corpus;
 mod finite;
 mod fused;
 mod golden;
 mod gradients;
+mod hostile;
 mod laws;
 mod operations;
+mod properties;
 mod study;
 mod trust;

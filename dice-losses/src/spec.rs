@@ -9,7 +9,7 @@
 
 use std::{
     error::Error,
-    fmt,
+    fmt::{self, Write as _},
     ops::Bound::{self, Excluded, Included, Unbounded},
     ops::RangeBounds as _,
     str::FromStr,
@@ -498,8 +498,15 @@ impl PartialEq for LossSpec {
 pub struct SpecError(String);
 
 impl fmt::Display for SpecError {
+    /// On one line: of what was found, line breaks and other control characters are written as escapes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        self.0.chars().try_for_each(|c| {
+            if c.is_control() {
+                c.escape_default().fmt(f)
+            } else {
+                f.write_char(c)
+            }
+        })
     }
 }
 
@@ -593,6 +600,14 @@ mod tests {
         refuses(
             "dice:preset=mine",
             "unknown preset `mine`; known presets: authors, paper",
+        );
+    }
+
+    #[test]
+    fn an_error_stays_on_one_line_whatever_was_found() {
+        refuses(
+            "dice:smooth=\n1\u{1b}[2J",
+            "`smooth` of `dice` must be 0 or more, found `\\n1\\u{1b}[2J`",
         );
     }
 

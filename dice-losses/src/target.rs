@@ -295,9 +295,11 @@ pub(crate) const SLACK: f64 = 1e-3;
 /// Values in [0, 1], rounding taken off. Read back on the CPU only: elsewhere it would stall the device.
 fn in_range(y: &Tensor) -> Result<Tensor> {
     if matches!(y.device(), Device::Cpu) && y.elem_count() > 0 {
-        for extreme in [y.min_all()?, y.max_all()?] {
+        // A NaN is the prediction's business to show, and hides what stands behind it from a minimum.
+        let numbers = y.eq(y)?.where_cond(y, &y.zeros_like()?)?;
+        for extreme in [numbers.min_all()?, numbers.max_all()?] {
             let extreme = extreme.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-            if !(-SLACK..=1.0 + SLACK).contains(&extreme) && !extreme.is_nan() {
+            if !(-SLACK..=1.0 + SLACK).contains(&extreme) {
                 return Err(stray_truth(extreme));
             }
         }
@@ -318,6 +320,8 @@ fn check_weights(weights: &Tensor, what: &str) -> Result<()> {
     if !matches!(weights.device(), Device::Cpu) || weights.elem_count() == 0 {
         return Ok(());
     }
+    // By way of a shape of its own: Candle's minimum of a single number divides by its stride, which in a view may be 0.
+    let weights = weights.reshape(weights.elem_count())?;
     // The sum finds NaN, which a minimum passes over.
     for extreme in [weights.min_all()?, weights.sum_all()?] {
         let extreme = extreme.to_dtype(DType::F64)?.to_scalar::<f64>()?;
@@ -456,6 +460,17 @@ mod tests {
              pass it as Target::ignore_label (it is 255)",
         );
         assert!(dice(&logits, Target::labels(&negative).ignore_label(-100)).is_ok());
+    }
+
+    #[test]
+    fn one_weight_may_be_a_view_that_repeats_it() {
+        let (logits, labels) = (zeros(&[1, 2, 3], DType::F32), zeros(&[1, 3], DType::U8));
+        // Two items' common weight, and the first item alone.
+        let weight = Tensor::new(&[2f64], &Device::Cpu).unwrap();
+        let weight = weight.expand(2).unwrap().narrow(0, 0, 1).unwrap();
+        let value = |target| dice(&logits, target).unwrap().to_scalar::<f32>().unwrap();
+        let weighed = value(Target::labels(&labels).sample_weights(&weight));
+        assert_eq!(weighed, 2.0 * value(Target::labels(&labels)));
     }
 
     #[test]

@@ -127,6 +127,10 @@ impl Experiment {
     ///
     /// Syntax errors, missing and unknown keys, values out of range.
     pub fn from_toml(text: &str) -> Result<Self> {
+        Self::typed(text).map_err(|error| layers::legible(&error))
+    }
+
+    fn typed(text: &str) -> Result<Self> {
         let mut table = layers::parse(text)?;
         table.remove("record");
         let experiment: Self = layers::typed(table)?;
@@ -219,6 +223,14 @@ impl Experiment {
                 "size {height}x{width} is too large; expected at most 2^26 pixels, such as 8192x8192"
             );
         }
+        let values = height * width * self.unet.width;
+        if values > VALUES {
+            bail!(
+                "size {height}x{width} makes {values} values of unet.width = {}; expected at most 2^32, 16 GiB in f32: take \
+                 a smaller size or width",
+                self.unet.width
+            );
+        }
         let mut counts = vec![
             ("recipe.epochs", self.recipe.epochs, 1, 1_000_000),
             ("recipe.batch", self.recipe.batch, 1, 65_536),
@@ -250,6 +262,9 @@ impl Experiment {
 
 /// Pixels of an image at most: far above any use, and a slip of the keyboard fills no memory.
 const PIXELS: usize = 1 << 26;
+
+/// Values of the network's finest maps at most, a few of which are held at once.
+const VALUES: usize = 1 << 32;
 
 /// `None` for the CPU, else the number of the CUDA device.
 fn device_number(name: &str) -> Result<Option<usize>> {

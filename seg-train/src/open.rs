@@ -34,3 +34,33 @@ pub(crate) fn text(path: &Path) -> Result<String> {
         Error::other(format!("it is no UTF-8 text: byte {at} fits none"))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_read_up_to_a_mebibyte() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.toml");
+        let told = |bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            text(&path).map_err(|error| error.to_string())
+        };
+        assert_eq!(told("é".as_bytes()), Ok("é".into()));
+        assert_eq!(
+            told(&vec![b' '; 1 << 20]).map(|text| text.len()),
+            Ok(1 << 20)
+        );
+        assert_eq!(
+            told(&vec![b' '; (1 << 20) + 1]),
+            Err("it has more than 1048576 bytes".into())
+        );
+        assert_eq!(
+            told(b"ab\xFF"),
+            Err("it is no UTF-8 text: byte 2 fits none".into())
+        );
+        let error = text(folder.path()).unwrap_err();
+        assert_eq!(error.to_string(), "it is a folder");
+    }
+}

@@ -142,11 +142,21 @@ impl<'a> Run<'a> {
     fn go_on(&mut self, stop: &AtomicBool) -> Result<End> {
         while self.position.epoch < self.experiment.recipe.epochs && !self.position.finished {
             self.steps(stop)?;
-            if stop.load(Ordering::Relaxed) {
+            let asked = || stop.load(Ordering::Relaxed);
+            let steps = self
+                .data
+                .split
+                .train
+                .len()
+                .div_ceil(self.experiment.recipe.batch);
+            if asked() && self.position.begun.steps < steps {
                 self.save()?;
                 return Ok(End::Stopped(self.saved.to_string()));
             }
             self.close_epoch()?;
+            if asked() {
+                return Ok(End::Stopped(self.saved.to_string()));
+            }
         }
         // There is nothing left to go back for.
         store::remove(&self.folder.file(PREVIOUS))?;
@@ -458,4 +468,120 @@ fn largest(logits: &Tensor) -> Result<f64> {
                 largest
             }
         }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use image::{GrayImage, Luma};
+
+    use super::*;
+    use crate::{config::Preset, run_folder::testing};
+
+    /// Six images of 16 × 16, by their grey value and whether a pixel is foreground.
+    fn data_set(
+        folder: &Path,
+        grey: impl Fn(u32, u32) -> u8,
+        foreground: impl Fn(u32, u32) -> bool,
+    ) -> Dataset {
+        for part in ["images", "masks"] {
+            std::fs::create_dir(folder.join(part)).unwrap();
+        }
+        for i in 0..6 {
+            let image = GrayImage::from_fn(16, 16, |x, y| Luma([grey(x, y)]));
+            let mask = GrayImage::from_fn(16, 16, |x, y| Luma([255 * u8::from(foreground(x, y))]));
+            image.save(folder.join(format!("images/{i}.png"))).unwrap();
+            mask.save(folder.join(format!("masks/{i}.png"))).unwrap();
+        }
+        Dataset::open(&format!("folder:{}", folder.display()).parse().unwrap(), 0).unwrap()
+    }
+
+    fn tiny(loss: &str) -> Experiment {
+        let mut experiment = Preset::Paper.experiment("folder:/d".parse().unwrap());
+        experiment.loss = loss.into();
+        experiment.preprocess.size = [16, 16];
+        experiment.unet.in_channels = 1;
+        experiment.unet.classes = 2;
+        experiment.unet.width = 2;
+        experiment.unet.depth = 1;
+        experiment.recipe.epochs = 2;
+        experiment
+    }
+
+    #[test]
+    fn constant_images_and_masks_of_one_class_train_on_under_every_loss() {
+        let ramp = |x: u32, y: u32| (13 * x + 3 * y) as u8;
+        let left = |x: u32, _: u32| x < 7;
+        let homes = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        let data = [
+            data_set(homes[0].path(), |_, _| 77, left),
+            data_set(homes[1].path(), ramp, |_, _| false),
+            data_set(homes[2].path(), ramp, |_, _| true),
+        ];
+        let names: Vec<String> = dice_losses::zoo::ZOO
+            .iter()
+            .flat_map(|row| [row.name.to_owned(), format!("{}++", row.name)])
+            .filter(|name| name.parse::<dice_losses::LossSpec>().is_ok())
+            .collect();
+        assert!(names.len() > 30, "{names:?}");
+        for loss in names {
+            for (what, data) in ["constant", "background", "foreground"].iter().zip(&data) {
+                let run = tempfile::tempdir().unwrap();
+                let folder = testing::folder(run.path());
+                let end = train(&tiny(&loss), data, &folder, &AtomicBool::new(false));
+                assert_eq!(end.unwrap(), End::Finished, "{loss}, {what}");
+                let log = folder.log().unwrap();
+                assert!(log.iter().all(|line| line.skipped == 0), "{loss}, {what}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_stopped_at_any_step_goes_on_to_the_same_bits() {
+        let home = tempfile::tempdir().unwrap();
+        let data = data_set(home.path(), |x, y| (x * y) as u8, |x, y| x > y);
+        let mut experiment = tiny("dice++");
+        // Four training images: two steps an epoch; a gradient of all is needed at once.
+        experiment.recipe.batch = 2;
+        experiment.recipe.sgd.clip_norm = Some(0.5);
+        let end = |run: &Path| {
+            let files = ["best.safetensors", crate::state::STATE];
+            files.map(|name| std::fs::read(run.join(name)).unwrap())
+        };
+        let whole = tempfile::tempdir().unwrap();
+        let unbroken = testing::folder(whole.path());
+        train(&experiment, &data, &unbroken, &AtomicBool::new(false)).unwrap();
+        let cut = tempfile::tempdir().unwrap();
+        let folder = testing::folder(cut.path());
+        let mut stops = Vec::new();
+        while let End::Stopped(at) =
+            // Set from the beginning: each call makes one step, and closes its epoch if that was the last.
+            train(&experiment, &data, &folder, &AtomicBool::new(true)).unwrap()
+        {
+            stops.push(at);
+            assert!(stops.len() < 9, "{stops:?}");
+        }
+        assert_eq!(
+            stops,
+            [
+                "step 1 of epoch 1",
+                "epoch 1",
+                "step 1 of epoch 2",
+                "epoch 2"
+            ]
+        );
+        assert_eq!(end(whole.path()), end(cut.path()));
+        let lines = |folder: &RunFolder| {
+            let log = folder.log().unwrap();
+            log.into_iter()
+                .map(|line| EpochLine {
+                    seconds: 0.0,
+                    images_per_second: 0.0,
+                    ..line
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(lines(&unbroken), lines(&folder));
+    }
 }

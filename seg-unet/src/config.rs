@@ -133,6 +133,22 @@ mod tests {
     }
 
     #[test]
+    fn the_weights_are_counted_as_a_network_has_them() {
+        for (width, depth, in_channels, classes) in [(2, 1, 1, 2), (3, 2, 3, 1), (4, 3, 1, 5)] {
+            let config = UNetConfig {
+                in_channels,
+                classes,
+                width,
+                depth,
+                ..UNetConfig::default()
+            };
+            let net = crate::UNet::new(&config, 0, &candle_core::Device::Cpu).unwrap();
+            let counted: usize = net.vars().iter().map(|(_, var)| var.elem_count()).sum();
+            assert_eq!(config.weights(), counted as u64);
+        }
+    }
+
+    #[test]
     fn a_field_out_of_range_is_named_with_its_range() {
         let ok = UNetConfig::default();
         for (config, sentence) in [
@@ -165,7 +181,7 @@ mod tests {
                     depth: 8,
                     ..ok
                 },
-                "U-Net: width 1024 and depth 8 make 2130336825346 weights; expected at most 2^30, 4 GiB in f32: take a \
+                "U-Net: width 1024 and depth 8 make 2038661136386 weights; expected at most 2^30, 4 GiB in f32: take a \
                  smaller width or depth",
             ),
             (

@@ -100,7 +100,7 @@ impl<'a, R: Real> Pixels<'a, R> {
                 let (factor, term) = (L::constant(factor), L::constant(term));
                 for (c, to) in to.iter_mut().enumerate() {
                     let y = load::<L, WEIGHTED>(&y, c, at, weight);
-                    *to = rounded_into_range(y).mul_add(factor, term);
+                    *to = smoothed(rounded_into_range(y), factor, term);
                 }
             }
             Truth::Smoothed { own, other } => {
@@ -121,6 +121,19 @@ fn rounded_into_range<L: Lanes>(y: L) -> L {
     let inside = y.at_least(L::zero()).at_most(L::one());
     let is_rounding = L::constant(SLACK).is_above((y - inside).abs());
     L::select(is_rounding, inside, y)
+}
+
+/// `factor y + term` of a truth; one outside [0, 1] stays what it is, for smoothing might hide it.
+#[inline(always)]
+fn smoothed<L: Lanes>(y: L, factor: L, term: L) -> L {
+    L::select(is_outside(y), y, y.mul_add(factor, term))
+}
+
+/// Whether a truth is none; a NaN is not.
+#[inline(always)]
+pub(super) fn is_outside<L: Lanes>(y: L) -> L::Mask {
+    let half = L::constant(0.5);
+    (y - half).abs().is_above(half)
 }
 
 #[inline(always)]

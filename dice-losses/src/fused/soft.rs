@@ -2,6 +2,7 @@
 
 use super::{
     activation::{Classes, Probability, ln_of_complement, sigmoid},
+    kernel::is_outside,
     lanes::Lanes,
     rows::{Gradients, Rows},
     terms::{Errors, Miss, Terms},
@@ -127,10 +128,7 @@ impl<L: Lanes> Sum<L> {
 
     #[inline(always)]
     fn add<const LOGS: bool>(&mut self, class: &Class<L>, weight: L, terms: &Terms, others: bool) {
-        let outside = (class.y - L::constant(0.5))
-            .abs()
-            .is_above(L::constant(0.5));
-        self.outside = self.outside.add_where(outside, L::one());
+        self.outside = self.outside.add_where(is_outside(class.y), L::one());
         let y = class.y * weight;
         self.volume = self.volume + y;
         if let Some(errors) = &terms.errors {

@@ -49,6 +49,10 @@ impl Layers {
     /// One sentence for what is wrong: a key that does not exist (with the nearest that does), a value of the wrong
     /// kind or out of range, a file that cannot be read.
     pub fn resolve(&self, loss: Option<&str>) -> Result<Experiment> {
+        self.laid_over(loss).map_err(|error| legible(&error))
+    }
+
+    fn laid_over(&self, loss: Option<&str>) -> Result<Experiment> {
         let mut config = Table::new();
         if let Some(path) = &self.config {
             let text = open::text(path).with_context(|| {
@@ -177,7 +181,7 @@ fn parse_size(text: &str) -> Result<[i64; 2]> {
 pub(crate) fn parse(text: &str) -> Result<Table> {
     text.parse().map_err(|error: toml::de::Error| {
         let line = error.span().map_or(1, |span| {
-            text[..span.start.min(text.len())].lines().count().max(1)
+            1 + text.get(..span.start).unwrap_or(text).matches('\n').count()
         });
         anyhow::anyhow!("line {line}: {}", error.message())
     })
@@ -194,6 +198,22 @@ fn sentence(error: &toml::de::Error) -> anyhow::Error {
     anyhow::anyhow!("{}", text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
+/// The same sentence with its causes, in which line breaks and other control characters of what was found are escapes.
+pub(super) fn legible(error: &anyhow::Error) -> anyhow::Error {
+    let mut text = String::new();
+    for c in format!("{error:#}").chars() {
+        if c.is_control() {
+            text.extend(c.escape_default());
+        } else {
+            text.push(c);
+        }
+    }
+    anyhow::Error::msg(text)
+}
+
+/// Parts of a key, more than any has.
+const MOST_PARTS: usize = 8;
+
 /// Reads `key=value`. The value is TOML; a bare word is taken as a string.
 fn assignment(text: &str) -> Result<Table> {
     let Some((key, value)) = text
@@ -205,9 +225,17 @@ fn assignment(text: &str) -> Result<Table> {
     if ["unet.in_channels", "unet.classes"].contains(&key) {
         bail!("--set {text}: {key} follows from the data set and cannot be set");
     }
+    // Before it becomes tables within tables, which would be as deep.
+    let parts = key.split('.').count();
+    if parts > MOST_PARTS {
+        bail!(
+            "--set: found a key of {parts} parts; expected at most {MOST_PARTS}, such as recipe.sgd.lr"
+        );
+    }
     let parsed = format!("value = {value}")
         .parse::<Table>()
         .ok()
+        .filter(|table| table.len() == 1)
         .and_then(|mut table| table.remove("value"));
     Ok(nested(key, parsed.unwrap_or_else(|| value.into())))
 }
@@ -402,6 +430,28 @@ mod tests {
         assert_eq!(
             layers.resolve(Some("ce")).unwrap_err().to_string(),
             "--size is `256`; expected height and width in pixels, such as 256x384"
+        );
+    }
+
+    #[test]
+    fn an_error_stays_on_one_line_whatever_was_found() {
+        for (set, sentence) in [
+            (
+                "\"a\\nb\"=1",
+                "unknown key `\"a\\nb\"`; the keys here are `augment`, `data`, `device`, `loss`, `metrics`, `preprocess`, `recipe`, `seed`, `unet`",
+            ),
+            (
+                "device=\u{1b}[2J",
+                "unknown device `\\u{1b}[2J`; expected cpu, cuda or cuda:N",
+            ),
+        ] {
+            assert_eq!(with_set(&[set]).unwrap_err().to_string(), sentence);
+        }
+        assert_eq!(
+            Experiment::from_toml("\"a\\nb\" = 1")
+                .unwrap_err()
+                .to_string(),
+            ""
         );
     }
 

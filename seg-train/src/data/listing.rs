@@ -127,8 +127,13 @@ fn entries(folder: &Path, keep: impl Fn(&DirEntry, &Path) -> Result<bool>) -> Re
             paths.push(path);
         }
     }
-    paths.sort_by(|a, b| natural_order(&a.to_string_lossy(), &b.to_string_lossy()));
+    paths.sort_by(|a, b| natural_order(name(a), name(b)));
     Ok(paths)
+}
+
+/// The last part of a path; names that were checked are text.
+fn name(path: &Path) -> &str {
+    path.file_name().and_then(OsStr::to_str).unwrap_or_default()
 }
 
 /// Refuses a name that a table or a terminal could not show: two of them could look alike, or like something else.

@@ -249,3 +249,86 @@ impl Directory {
         Some((self.width?.into(), self.height?.into()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+    use crate::data::testing::{ByteOrder, grey_rgb_tiff, palette_gif};
+
+    fn size(bytes: &[u8]) -> Option<(u64, u64)> {
+        let format = Format::of(bytes).unwrap();
+        format.size(&mut Cursor::new(bytes)).unwrap()
+    }
+
+    fn images(bytes: &[u8]) -> Result<Images> {
+        Format::of(bytes).unwrap().images(&mut Cursor::new(bytes))
+    }
+
+    /// A TIFF of directories at these places, each of no entries and followed by the place beside it.
+    fn directories(places: &[(u32, u32)]) -> Vec<u8> {
+        let mut file = b"II*\0".to_vec();
+        file.extend(places[0].0.to_le_bytes());
+        for &(at, next) in places {
+            file.resize(at as usize, 0);
+            file.extend([0, 0]);
+            file.extend(next.to_le_bytes());
+        }
+        file
+    }
+
+    #[test]
+    fn the_size_is_read_where_each_format_has_it() {
+        for order in [ByteOrder::Little, ByteOrder::Big] {
+            let tiff = grey_rgb_tiff(order, 2, 1, &[0; 6]);
+            assert_eq!(size(&tiff), Some((2, 1)));
+            assert_eq!(images(&tiff).unwrap(), Images::Exactly(1));
+        }
+        let gif = palette_gif(3, 2, [[0; 3]; 2], &[0; 6]);
+        assert_eq!(size(&gif), Some((3, 2)));
+        assert_eq!(images(&gif).unwrap(), Images::Exactly(1));
+        let old = [b"BM", &[0; 12][..], &[12, 0, 0, 0, 5, 0, 6, 0]].concat();
+        assert_eq!(size(&old), Some((5, 6)));
+        let upside_down = [
+            b"BM",
+            &[0; 12][..],
+            &40_u32.to_le_bytes(),
+            &7_i32.to_le_bytes(),
+            &(-9_i32).to_le_bytes(),
+        ]
+        .concat();
+        assert_eq!(size(&upside_down), Some((7, 9)));
+        assert_eq!(size(&[0xFF, 0xD8, 0xFF, 0xE0]), None);
+    }
+
+    #[test]
+    fn directories_are_counted_unless_they_form_a_loop() {
+        let chain = directories(&[(8, 20), (20, 40), (40, 0)]);
+        assert_eq!(images(&chain).unwrap(), Images::Exactly(3));
+        let backwards = directories(&[(8, 30), (20, 0), (30, 20)]);
+        assert_eq!(images(&backwards).unwrap(), Images::Exactly(3));
+        for last in [8, 20, 40] {
+            let chain = directories(&[(8, 20), (20, 40), (40, last)]);
+            assert_eq!(
+                images(&chain).unwrap_err().to_string(),
+                "its directories form a loop"
+            );
+        }
+        let many: Vec<(u32, u32)> = (0..1200).map(|n| (8 + 6 * n, 14 + 6 * n)).collect();
+        assert_eq!(images(&directories(&many)).unwrap(), Images::MoreThan(1000));
+        let beyond = directories(&[(8, 1 << 30)]);
+        assert_eq!(
+            images(&beyond).unwrap_err().kind(),
+            ErrorKind::UnexpectedEof
+        );
+    }
+
+    #[test]
+    fn what_is_cut_short_is_told_from_what_is_whole() {
+        let gif = palette_gif(3, 2, [[0; 3]; 2], &[0; 6]);
+        for keep in 6..gif.len() - 1 {
+            assert!(images(&gif[..keep]).is_err(), "{keep} bytes");
+        }
+    }
+}
