@@ -361,30 +361,51 @@ const UNBEGUN: [&str; 6] = [
 ///
 /// One sentence that says what to do instead.
 pub fn refuse_taken(path: &Path) -> Result<()> {
+    let shown = path.display();
     if path.is_file() {
+        bail!("{shown} is a file; name another folder with --out");
+    }
+    if path.join("run.toml").is_file() || path.join(Runs::NAME).is_file() {
         bail!(
-            "{} is a file; name another folder with --out",
-            path.display()
+            "{shown} holds a run already; name another folder with --out, or go on with it: seg-train resume {shown}"
         );
     }
-    let unbegun = |name: &OsStr| UNBEGUN.iter().any(|left| name == *left);
-    let holds_something = fs::read_dir(path).is_ok_and(|entries| {
-        let mut names = entries.flatten().map(|entry| entry.file_name());
-        names.any(|name| !unbegun(&name))
-    });
-    if path.join("run.toml").is_file() {
-        bail!(
-            "{0} holds a run already; name another folder with --out, or go on with it: seg-train resume {0}",
-            path.display()
-        );
-    }
-    if holds_something {
-        bail!(
-            "{} is not empty; name another folder with --out",
-            path.display()
-        );
+    if !holds_only(path, |name| UNBEGUN.iter().any(|left| name == *left)) {
+        bail!("{shown} is not empty; name another folder with --out");
     }
     Ok(())
+}
+
+/// Refuses a folder for several runs, by these names, that holds something already. Runs of which none was trained,
+/// because the program was ended before all had begun, are nothing yet.
+///
+/// # Errors
+///
+/// Those of [`refuse_taken`].
+pub fn refuse_taken_by_several(path: &Path, runs: &[String]) -> Result<()> {
+    let untrained = |run: &Path| {
+        holds_only(run, |name| {
+            name == "run.toml" || UNBEGUN.iter().any(|left| name == *left)
+        })
+    };
+    let has_begun = path.join(Runs::NAME).is_file();
+    let holds_untrained = holds_only(path, |name| {
+        name == "runs.json.part"
+            || runs
+                .iter()
+                .any(|run| name == run.as_str() && untrained(&path.join(run)))
+    });
+    if path.is_dir() && !has_begun && holds_untrained {
+        return Ok(());
+    }
+    refuse_taken(path)
+}
+
+/// Whether all names in a folder are such; there is none where there is no folder.
+fn holds_only(path: &Path, such: impl Fn(&OsStr) -> bool) -> bool {
+    fs::read_dir(path).map_or(true, |entries| {
+        entries.flatten().all(|entry| such(&entry.file_name()))
+    })
 }
 
 /// The first of `base`, `base-2`, `base-3`, … that is not there yet: where a run goes that was given no `--out`.
@@ -477,6 +498,36 @@ mod tests {
             format!(
                 "{shown} holds a run already; name another folder with --out, or go on with it: seg-train resume {shown}"
             )
+        );
+    }
+
+    #[test]
+    fn several_runs_of_which_none_was_trained_are_nothing_yet() {
+        let dir = tempfile::tempdir().unwrap();
+        let shown = dir.path().display();
+        let names = ["ce".to_owned(), "dice".to_owned()];
+        let refused = || refuse_taken_by_several(dir.path(), &names).map_err(|e| e.to_string());
+        assert_eq!(refused(), Ok(()));
+        for name in ["ce", "dice"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+            fs::write(dir.path().join(name).join("run.toml"), "").unwrap();
+        }
+        fs::write(dir.path().join("ce/lock"), "").unwrap();
+        assert_eq!(refused(), Ok(()));
+        let taken = Err(format!(
+            "{shown} is not empty; name another folder with --out"
+        ));
+        fs::write(dir.path().join("ce").join(STATE), "").unwrap();
+        assert_eq!(refused(), taken);
+        fs::remove_file(dir.path().join("ce").join(STATE)).unwrap();
+        fs::write(dir.path().join("notes.txt"), "mine").unwrap();
+        assert_eq!(refused(), taken);
+        fs::write(dir.path().join(Runs::NAME), "").unwrap();
+        assert_eq!(
+            refused(),
+            Err(format!(
+                "{shown} holds a run already; name another folder with --out, or go on with it: seg-train resume {shown}"
+            ))
         );
     }
 

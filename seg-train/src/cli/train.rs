@@ -19,7 +19,7 @@ use crate::{
     evaluate::{Evaluated, evaluate, load, show},
     report::{compare, curves, examples},
     run_folder::{
-        Lock, RunFolder, Runs, first_free, refuse_taken,
+        Lock, RunFolder, Runs, first_free, refuse_taken, refuse_taken_by_several,
         tables::{write_reliability, write_rows, write_thresholds},
     },
     store,
@@ -64,7 +64,11 @@ pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
     experiments[0].open_device().map_err(usage)?;
     InstructionSet::get().map_err(usage)?;
     if let Some(out) = &args.out {
-        refuse_taken(out).map_err(usage)?;
+        match &names[..] {
+            [_] => refuse_taken(out),
+            several => refuse_taken_by_several(out, several),
+        }
+        .map_err(usage)?;
     }
 
     let data = Dataset::of(&experiments[0])?;
@@ -90,7 +94,10 @@ pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
     }
     // All folders first, so that an interrupted comparison can be resumed as a whole.
     for (name, experiment) in names.iter().zip(&experiments) {
-        begin(&out.join(name), experiment, &data)?;
+        let run = out.join(name);
+        // Nothing was trained there, or the folder had been refused.
+        store::remove(&run.join("run.toml"))?;
+        begin(&run, experiment, &data)?;
     }
     write_json(
         &out.join(Runs::NAME),
