@@ -681,7 +681,7 @@ fn bad_usage_is_one_line_and_exit_code_2() {
     );
     bad(
         &["--loss", "dice++:gamma=-1"],
-        &["`gamma` of `dice++` must be above 0, found `-1`"],
+        &["`gamma` of `dice++` must be above 0 and at most 1000000, found `-1`"],
     );
     bad(
         &["--loss", "dice", "--data", "drives:/x"],

@@ -56,6 +56,10 @@ fn specs() -> Vec<String> {
             specs.push(format!("{name}++:gamma={gamma}"));
             specs.push(format!("{name}++:gamma={gamma},smooth=0,empty=ratio"));
         }
+        // The ends of its range.
+        for gamma in [1e-6, 1e6] {
+            specs.push(format!("{name}++:gamma={gamma}"));
+        }
         specs.push(format!("{name}++:preset=paper"));
         for empty in ["skip", "zero", "one", "ratio"] {
             specs.push(format!("{name}++:empty={empty}"));

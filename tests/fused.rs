@@ -219,9 +219,9 @@ proptest! {
             let exact = composed(loss.as_ref(), &exact, &target);
             let (value, gradient) = loss.value_and_grad(&prediction, &target).unwrap();
             let ours = (scalar(&value), flat(&gradient).unwrap());
-            // −ln of an index near 0 is as ill-conditioned as the index is small, so for the loss that has it the sums
-            // are what is compared, below.
-            if !name.starts_with("exponential-log") {
+            // −ln of an index near 0 is as ill-conditioned as the index is small, and so is its root: for the losses that
+            // have them the sums are what is compared, below.
+            if !["exponential-log", "focal-dice"].iter().any(|ill| name.starts_with(ill)) {
                 assert_near(&ours, &exact, drawn.dtype, &format!("{name}, {drawn:?}"));
             }
         }

@@ -96,7 +96,7 @@ pub use pixel::FocalCrossEntropy;
 pub use prediction::{Activation, Prediction, Scale};
 pub use region::RegionLoss;
 pub use spec::{LossSpec, SpecError};
-pub use stats::{Modulation, RegionStats};
+pub use stats::{MAX_GAMMA, Modulation, RegionStats};
 pub use sum::WeightedSum;
 pub use sums::{PixelSums, PixelTerm, Request, Sums};
 pub use target::Target;

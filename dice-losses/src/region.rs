@@ -90,7 +90,7 @@ impl<I: RegionIndex> RegionLoss<I> {
 
     /// The `++` variant: γ on the false positives and false negatives (paper, Eq. 9). γ = 1 is the plain loss.
     ///
-    /// γ must be a positive number; the loss reports it otherwise.
+    /// γ must be above 0 and at most [`MAX_GAMMA`](crate::MAX_GAMMA); the loss reports it otherwise.
     #[must_use]
     pub fn plus_plus(self, gamma: f64) -> Self {
         self.modulation(Modulation::from_gamma(gamma))

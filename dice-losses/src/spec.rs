@@ -20,6 +20,7 @@ use crate::{
     loss::Loss,
     options::{ClassReduction, Classes, EmptyRegion, Region},
     region::RegionLoss,
+    stats::MAX_GAMMA,
     zoo::{Errors, Row, ZOO, find},
 };
 
@@ -107,6 +108,7 @@ impl Parameter {
         match self.kind {
             Kind::Number { range, .. } => match range {
                 (Excluded(min), Unbounded) => format!("above {min}"),
+                (Excluded(min), Included(max)) => format!("above {min} and at most {max}"),
                 (Included(min), Excluded(max)) => format!("from {min} to below {max}"),
                 (Included(min), Included(max)) => format!("from {min} to {max}"),
                 (Included(min), Unbounded) => format!("{min} or more"),
@@ -189,7 +191,7 @@ pub static REGION_PARAMETERS: &[Parameter] = &[
 const GAMMA: Parameter = Parameter::number(
     "gamma",
     DEFAULT_GAMMA,
-    (Excluded(0.0), Unbounded),
+    (Excluded(0.0), Included(MAX_GAMMA)),
     "exponent on false positives and false negatives",
 );
 
@@ -545,15 +547,15 @@ mod tests {
         );
         refuses(
             "dice++:gamma=-1",
-            "`gamma` of `dice++` must be above 0, found `-1`",
+            "`gamma` of `dice++` must be above 0 and at most 1000000, found `-1`",
         );
         refuses(
             "dice++:gamma=nan",
-            "`gamma` of `dice++` must be above 0, found `nan`",
+            "`gamma` of `dice++` must be above 0 and at most 1000000, found `nan`",
         );
         refuses(
             "dice++:gamma=inf",
-            "`gamma` of `dice++` must be above 0, found `inf`",
+            "`gamma` of `dice++` must be above 0 and at most 1000000, found `inf`",
         );
         refuses(
             "dice:gamma=2",

@@ -25,6 +25,9 @@ pub enum Modulation {
     SquaredDifference,
 }
 
+/// The largest exponent γ: far above any use, and far below what f32 does not hold.
+pub const MAX_GAMMA: f64 = 1e6;
+
 impl Modulation {
     /// The modulation of an exponent γ.
     pub fn from_gamma(gamma: f64) -> Self {
@@ -46,9 +49,9 @@ impl Modulation {
 
     pub(crate) fn check(self) -> Result<()> {
         let gamma = self.gamma();
-        if !(gamma > 0.0 && gamma.is_finite()) {
+        if !(gamma > 0.0 && gamma <= MAX_GAMMA) {
             bail!(
-                "γ must be a positive number, found {gamma}; the paper sweeps 0.5 to 5 and settles on 2"
+                "γ must be above 0 and at most {MAX_GAMMA}, found {gamma}; the paper sweeps 0.5 to 5 and settles on 2"
             );
         }
         Ok(())

@@ -489,7 +489,7 @@ mod tests {
         for (gamma, found) in [(0.0, "0"), (-1.0, "-1"), (f64::NAN, "NaN")] {
             let error = dice_pp(&logits, &labels, gamma).unwrap_err().to_string();
             let sentence = format!(
-                "γ must be a positive number, found {found}; the paper sweeps 0.5 to 5 and settles on 2"
+                "γ must be above 0 and at most 1000000, found {found}; the paper sweeps 0.5 to 5 and settles on 2"
             );
             assert_eq!(error.lines().next().unwrap(), sentence);
         }

@@ -290,6 +290,16 @@ fn one_line(message: &str) -> String {
         .collect::<Vec<_>>()
         .join("; ")
         .replace(":; ", ": ")
+        .chars()
+        .flat_map(escaped)
+        .collect()
+}
+
+/// A character as it is, and one that would steer the terminal as its escape: names come from files of others.
+fn escaped(c: char) -> impl Iterator<Item = char> {
+    let escape = c.is_control().then(|| c.escape_default());
+    let plain = escape.is_none().then_some(c);
+    plain.into_iter().chain(escape.into_iter().flatten())
 }
 
 /// Clap's message and its tips, without the usage lines that follow.
@@ -337,6 +347,14 @@ mod tests {
                 "images: shape mismatch\n   0: candle_core::error::Error::bt\n        at /x.rs:3\n"
             ),
             "images: shape mismatch"
+        );
+    }
+
+    #[test]
+    fn what_would_steer_the_terminal_is_an_escape() {
+        assert_eq!(
+            one_line("tensor \x1b[2Ja is\u{9b}1m unknown: é"),
+            r"tensor \u{1b}[2Ja is\u{9b}1m unknown: é"
         );
     }
 

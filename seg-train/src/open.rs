@@ -22,13 +22,26 @@ pub(crate) fn regular(path: &Path) -> Result<File> {
     File::open(path)
 }
 
+/// Bytes of a record that are read at most: a line an epoch, a name an image.
+const RECORD: u64 = 1 << 28;
+
+/// The bytes of what this program wrote of a run or a grid, which grows with them.
+pub(crate) fn record(path: &Path) -> Result<Vec<u8>> {
+    at_most(RECORD, path)
+}
+
+fn at_most(most: u64, path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    regular(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(Error::other(format!("it has more than {most} bytes")));
+    }
+    Ok(bytes)
+}
+
 /// The text of a configuration.
 pub(crate) fn text(path: &Path) -> Result<String> {
-    let mut bytes = Vec::new();
-    regular(path)?.take(TEXT + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > TEXT {
-        return Err(Error::other(format!("it has more than {TEXT} bytes")));
-    }
+    let bytes = at_most(TEXT, path)?;
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         Error::other(format!("it is no UTF-8 text: byte {at} fits none"))

@@ -21,7 +21,7 @@ pub use self::{
     lock::{Held, Lock},
     parts::Parts,
 };
-use crate::{config::Experiment, state::STATE, store};
+use crate::{config::Experiment, open, state::STATE, store};
 
 /// The folder of one run.
 ///
@@ -225,7 +225,7 @@ impl RunFolder {
     /// When the file is missing or no TOML.
     pub fn record(&self) -> Result<BTreeMap<String, String>> {
         let path = self.file("run.toml");
-        let table: toml::Table = fs::read_to_string(&path)
+        let table: toml::Table = open::text(&path)
             .with_context(|| format!("{} cannot be read", path.display()))?
             .parse()
             .with_context(|| format!("{}", path.display()))?;
@@ -258,7 +258,7 @@ impl RunFolder {
     /// When a line is not one that [`append_log`](Self::append_log) writes, and one that is follows.
     pub fn log(&self) -> Result<Vec<EpochLine>> {
         let path = self.file("log.jsonl");
-        let bytes = match fs::read(&path) {
+        let bytes = match open::record(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             read => read.with_context(|| format!("{} cannot be read", path.display()))?,
         };
@@ -338,8 +338,8 @@ impl Runs {
         if !path.is_file() {
             return Ok(None);
         }
-        let text = fs::read_to_string(&path)
-            .with_context(|| format!("{} cannot be read", path.display()))?;
+        let text =
+            open::text(&path).with_context(|| format!("{} cannot be read", path.display()))?;
         let runs = serde_json::from_str(&text).with_context(|| format!("{}", path.display()))?;
         Ok(Some(runs))
     }

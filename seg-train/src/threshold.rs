@@ -4,10 +4,7 @@
 //! can be moved between the two by its threshold. It has to be moved on images that are not tested on: the T that suits
 //! the test set best is no property of the network.
 
-use std::{
-    fmt::{self, Display},
-    fs,
-};
+use std::fmt::{self, Display};
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
@@ -20,6 +17,7 @@ use crate::{
     data::Dataset,
     evaluate::{foreground, predict},
     metrics::{Confusion, EmptyMask, ImageThresholds, Pixels, ThresholdSweep},
+    open,
     run_folder::RunFolder,
 };
 
@@ -110,8 +108,8 @@ impl ChosenThreshold {
         if !path.exists() {
             return Ok(None);
         }
-        let text = fs::read_to_string(&path)
-            .with_context(|| format!("{} cannot be read", path.display()))?;
+        let text =
+            open::text(&path).with_context(|| format!("{} cannot be read", path.display()))?;
         let chosen: Self = toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
         if !(0.0..=1.0).contains(&chosen.threshold) {
             bail!(

@@ -281,10 +281,12 @@ pub(super) fn with_segment(jpeg: &[u8], marker: u8, data: &[u8]) -> Vec<u8> {
     [&jpeg[..2], &[0xFF, marker], &length, data, &jpeg[2..]].concat()
 }
 
-/// A safetensors file with its header and its numbers changed.
+/// A safetensors file with its header and its numbers changed, and without the note that would seal them: as another
+/// program would write it.
 pub(super) fn rewritten(file: &[u8], change: impl Fn(&mut Value, &mut Vec<u8>)) -> Vec<u8> {
     let length = u64::from_le_bytes(*file.first_chunk().unwrap()) as usize;
     let mut header: Value = serde_json::from_slice(&file[8..8 + length]).unwrap();
+    header.as_object_mut().unwrap().remove("__metadata__");
     let mut data = file[8 + length..].to_vec();
     change(&mut header, &mut data);
     safetensors(header.to_string().as_bytes(), &data)

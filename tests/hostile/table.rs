@@ -1037,17 +1037,13 @@ impl Table {
 
     /// Weights.
     fn weights(&mut self) {
-        let damaged = |reason: &str| {
-            bad(&format!(
-                "bytes that are not whole safetensors ({reason}); expected a file that this network was saved to: copy it \
-                 again or save it anew"
-            ))
-        };
+        let damaged =
+            |reason: &str| bad(&format!("@/run/best.safetensors: it is damaged ({reason})"));
         let fault = |sentence: &str| bad(&format!("@/run/best.safetensors: {sentence}"));
 
         for (keep, reason) in [
-            (0, "header too small"),
-            (4, "header too small"),
+            (0, "it ends within its first 8 bytes"),
+            (4, "it ends within its first 8 bytes"),
             (8, "invalid header length"),
             (100, "invalid header length"),
         ] {
@@ -1077,21 +1073,19 @@ impl Table {
                 file
             },
         );
-        for (length, reason) in [
-            (u64::MAX, "header too large"),
-            (1 << 40, "header too large"),
-            (100_000_001, "header too large"),
-            ((1 << 20) + 1, "header too large"),
-            (1 << 20, "invalid header length"),
-        ] {
+        for length in [u64::MAX, 1 << 40, 100_000_001, (1 << 20) + 1, 1 << 20] {
+            let reason = match length {
+                0..=1_048_576 => "invalid header length".into(),
+                _ => format!("its header says it has {length} bytes"),
+            };
             self.run(
                 &format!("a header of {length}"),
                 WEIGHTS,
-                damaged(reason),
+                damaged(&reason),
                 move |file| with(file, 0, &length.to_le_bytes()),
             );
         }
-        let whole = "@/run/best.safetensors: found";
+        let whole = "@/run/best.safetensors: it is damaged (";
         for (name, header) in [
             ("no header", String::new()),
             ("no JSON", "{".into()),
@@ -1116,9 +1110,22 @@ impl Table {
             damaged("invalid UTF-8 in header: invalid utf-8 sequence of 1 bytes from index 0"),
             |_| safetensors(&[0xFF; 50], &[]),
         );
-        self.run("an archive", WEIGHTS, damaged("header too large"), |_| {
-            b"PK\x03\x04 not safetensors".to_vec()
-        });
+        self.run(
+            "an archive",
+            WEIGHTS,
+            damaged("its header says it has 8390045714599856976 bytes"),
+            |_| b"PK\x03\x04 not safetensors".to_vec(),
+        );
+        self.run(
+            "a flipped bit",
+            WEIGHTS,
+            bad("@/run/best.safetensors: it is damaged (its checksum is "),
+            |mut file| {
+                let last = file.len() - 1;
+                file[last] ^= 1;
+                file
+            },
+        );
         self.run(
             "no tensors",
             WEIGHTS,
@@ -1232,7 +1239,9 @@ impl Table {
         self.add(
             "a terabyte of weights",
             Like::Predicted,
-            fault("found 1099511627776 bytes; the weights of this network take at most"),
+            bad(
+                "@/run/best.safetensors has 1099511627776 bytes, and those of this network at most",
+            ),
             move |folder| {
                 fs::create_dir(folder.join("run")).unwrap();
                 fs::copy(good.join("run/run.toml"), folder.join("run/run.toml")).unwrap();

@@ -1,6 +1,6 @@
 //! Ctrl-C, and what Slurm and systemd send: the run stops after the step, and saves it.
 
-use std::fs;
+use std::{fs, thread, time::Duration};
 
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -23,6 +23,8 @@ fn a_run_that_is_asked_to_stop_saves_the_step_and_goes_on_to_the_same_bits() {
         for attempt in 0..20 {
             let run = format!("stopped{signal}-{attempt}");
             let child = home.started(&run);
+            // From the end of an epoch, when the run has said so, into the steps of the next.
+            thread::sleep(Duration::from_millis(attempt));
             send(&child, signal);
             let end = end_of(child);
             assert_eq!(end.code, Some(130), "{end:?}");

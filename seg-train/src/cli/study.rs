@@ -19,6 +19,7 @@ use super::{
 use crate::{
     config::{Experiment, Preset},
     data::{DataConfig, Dataset},
+    open,
     report::table::align_left,
     run_folder::{Lock, Parts, RunFolder},
     study::{
@@ -160,7 +161,7 @@ pub(super) fn reproduce(args: &ReproduceArgs) -> Result<(), Failure> {
 /// Runs a user's grid.
 pub(super) fn sweep(args: &SweepArgs) -> Result<(), Failure> {
     let shown = args.file.display();
-    let text = std::fs::read_to_string(&args.file)
+    let text = open::text(&args.file)
         .map_err(|error| usage(format!("the grid {shown} cannot be read: {error}")))?;
     let grid = Grid::parse(&text).map_err(|error| usage(error.context(shown.to_string())))?;
     let name = args

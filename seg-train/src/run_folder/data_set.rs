@@ -6,6 +6,7 @@ use super::{Parts, RunFolder};
 use crate::{
     config::Experiment,
     data::{Dataset, Files},
+    open,
 };
 
 /// The lengths and checksums of a data set's files; there is none where images are generated.
@@ -37,7 +38,7 @@ impl RunFolder {
         }
         let path = self.file(FILES);
         let text =
-            std::fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+            open::record(&path).with_context(|| format!("{} cannot be read", path.display()))?;
         let files: Files =
             serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
         Ok(data.bound_to(files))

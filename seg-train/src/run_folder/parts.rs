@@ -3,13 +3,13 @@
 //! The split is drawn from the images that are there. With images added or taken away it comes out otherwise, and a run
 //! that went on, or was evaluated again, would be tested on images it was trained on.
 
-use std::{collections::BTreeMap, fs};
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::RunFolder;
-use crate::data::Dataset;
+use crate::{data::Dataset, open};
 
 const NAME: &str = "split.json";
 
@@ -52,9 +52,9 @@ impl Parts {
     /// When the file is missing or damaged.
     pub fn read(folder: &RunFolder) -> Result<Self> {
         let path = folder.file(NAME);
-        let text = fs::read_to_string(&path)
-            .with_context(|| format!("{} cannot be read", path.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("{}", path.display()))
+        let text =
+            open::record(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("{}", path.display()))
     }
 
     /// Refuses a data set that is divided otherwise today; `data` is its name for the message.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::metrics::{Confusion, ImageRow, ImageThresholds, ReliabilityBin};
-use crate::store;
+use crate::{open, store};
 
 /// One line of `thresholds.csv`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -118,8 +118,7 @@ fn write(lines: impl IntoIterator<Item = impl Serialize>, path: &Path) -> Result
 }
 
 fn read<T: DeserializeOwned>(path: &Path, columns: &[&str]) -> Result<Vec<T>> {
-    let bytes =
-        std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let bytes = open::record(path).with_context(|| format!("{} cannot be read", path.display()))?;
     let mut reader = csv::Reader::from_reader(&bytes[..]);
     let found = reader
         .headers()

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
 };
 
@@ -16,7 +15,7 @@ use super::{
 use crate::{
     config::{Experiment, Layers, Preset},
     data::Dataset,
-    store,
+    open, store,
 };
 
 /// What is to be run and reported; in its folder it is `plan.json`.
@@ -236,9 +235,9 @@ impl Plan {
                 out.display()
             );
         }
-        let text = fs::read_to_string(&path)
-            .with_context(|| format!("{} cannot be read", path.display()))?;
-        serde_json::from_str(&text).with_context(|| {
+        let text =
+            open::record(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+        serde_json::from_slice(&text).with_context(|| {
             format!(
                 "{} is no plan of this version; make it anew",
                 path.display()
@@ -463,7 +462,7 @@ mod tests {
     fn a_setting_may_change_how_a_data_set_is_read() {
         let dir = tempfile::tempdir().unwrap();
         for part in ["images", "masks"] {
-            fs::create_dir(dir.path().join(part)).unwrap();
+            std::fs::create_dir(dir.path().join(part)).unwrap();
             for i in 0..6 {
                 let path = dir.path().join(format!("{part}/{i}.png"));
                 image::GrayImage::new(16, 16).save(path).unwrap();
