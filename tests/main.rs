@@ -10,6 +10,7 @@ mod gradients;
 mod hostile;
 mod laws;
 mod operations;
+mod promises;
 mod properties;
 mod study;
 mod trust;

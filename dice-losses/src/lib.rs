@@ -57,9 +57,9 @@
 //!
 //! # What is guaranteed
 //!
-//! Value and gradient are finite for every γ > 0, for powers below 1, for saturated logits, empty and full masks, and
-//! with all pixels ignored; no sum overflows in half precision. Where a derivative has a pole, [`guard`] says what is
-//! done. On the CPU the same input gives the same bits for any number of threads, in f32 within 5·10⁻⁷ of f64 (the
+//! Value and gradient are finite for every γ above 0 and at most [`MAX_GAMMA`], for powers below 1, for saturated
+//! logits, empty and full masks, and with all pixels ignored; no sum overflows in half precision. Where a derivative has
+//! a pole, [`guard`] says what is done. On the CPU the same input gives the same bits for any number of threads, in f32 within 5·10⁻⁷ of f64 (the
 //! tests ask for 10⁻⁶ of the value, 2·10⁻⁶ of the gradient); [`guide::numerics`] has the rest.
 //!
 //! # Scope

@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::{SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::open;
+use crate::{legible::legible, open};
 
 /// The key of the metadata that the note stands under.
 const KEY: &str = "seg-train";
@@ -124,7 +124,8 @@ impl Checkpoint {
     ///
     /// Bytes that are not whole, or whose checksum is another's.
     pub fn parse(bytes: Vec<u8>) -> Result<Self> {
-        let damaged = |why: &dyn std::fmt::Display| anyhow!("it is damaged ({why})");
+        let damaged =
+            |why: &dyn std::fmt::Display| anyhow!("it is damaged ({})", legible(&why.to_string()));
         let declared =
             header_bytes(&bytes).ok_or_else(|| damaged(&"it ends within its first 8 bytes"))?;
         ensure!(
@@ -199,6 +200,7 @@ impl Checkpoint {
 }
 
 fn tensor(name: &str, view: &TensorView<'_>, device: &Device) -> Result<Tensor> {
+    let name = legible(name);
     ensure!(
         view.dtype() == safetensors::Dtype::F32,
         "tensor `{name}` is {:?}; expected F32",

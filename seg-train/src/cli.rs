@@ -17,6 +17,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     config::{Layers, OnNan},
+    legible::legible,
     run_folder::Held,
 };
 
@@ -282,24 +283,16 @@ fn fail(code: u8, message: &str) -> ExitCode {
 /// A message on one line: causes from elsewhere may bring their own line breaks, and Candle's its backtrace, which
 /// begins with frame 0 and helps nobody who uses the program.
 fn one_line(message: &str) -> String {
-    message
+    let line = message
         .lines()
         .map(str::trim)
         .take_while(|line| !line.starts_with("0: "))
         .filter(|line| !line.is_empty())
         .collect::<Vec<_>>()
         .join("; ")
-        .replace(":; ", ": ")
-        .chars()
-        .flat_map(escaped)
-        .collect()
-}
-
-/// A character as it is, and one that would steer the terminal as its escape: names come from files of others.
-fn escaped(c: char) -> impl Iterator<Item = char> {
-    let escape = c.is_control().then(|| c.escape_default());
-    let plain = escape.is_none().then_some(c);
-    plain.into_iter().chain(escape.into_iter().flatten())
+        .replace(":; ", ": ");
+    // Names come from files of others.
+    legible(&line)
 }
 
 /// Clap's message and its tips, without the usage lines that follow.
@@ -347,14 +340,6 @@ mod tests {
                 "images: shape mismatch\n   0: candle_core::error::Error::bt\n        at /x.rs:3\n"
             ),
             "images: shape mismatch"
-        );
-    }
-
-    #[test]
-    fn what_would_steer_the_terminal_is_an_escape() {
-        assert_eq!(
-            one_line("tensor \x1b[2Ja is\u{9b}1m unknown: é"),
-            r"tensor \u{1b}[2Ja is\u{9b}1m unknown: é"
         );
     }
 

@@ -21,6 +21,7 @@ pub use self::{differences::Difference, layers::Layers, preset::Preset};
 use crate::{
     augment::Augment,
     data::{DataConfig, Dataset, Layout},
+    legible::legible,
     metrics::MetricsConfig,
     open,
     optim::{Sgd, SgdConfig},
@@ -127,7 +128,7 @@ impl Experiment {
     ///
     /// Syntax errors, missing and unknown keys, values out of range.
     pub fn from_toml(text: &str) -> Result<Self> {
-        Self::typed(text).map_err(|error| layers::legible(&error))
+        Self::typed(text).map_err(|error| anyhow::Error::msg(legible(&format!("{error:#}"))))
     }
 
     fn typed(text: &str) -> Result<Self> {

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod data;
 pub mod evaluate;
+mod legible;
 pub mod metrics;
 mod open;
 pub mod optim;

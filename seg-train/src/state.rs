@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     checkpoint::{Checkpoint, seal},
     config::{Difference, Experiment, Recipe},
+    legible::legible,
     optim::Sgd,
     run_folder::RunFolder,
     schedule::{EarlyStopping, ReduceLrOnPlateau},
@@ -225,7 +226,8 @@ impl State {
                 velocity.insert(name.to_owned(), tensor);
             } else {
                 bail!(
-                    "tensor `{name}` is neither a weight nor a velocity; the file is none of this program's"
+                    "tensor `{}` is neither a weight nor a velocity; the file is none of this program's",
+                    legible(&name)
                 );
             }
         }

@@ -9,6 +9,7 @@ use toml::{Table, Value};
 use super::{Experiment, OnNan, Preset, unknown};
 use crate::{
     data::{DataConfig, Layout},
+    legible::legible,
     open,
 };
 
@@ -49,7 +50,8 @@ impl Layers {
     /// One sentence for what is wrong: a key that does not exist (with the nearest that does), a value of the wrong
     /// kind or out of range, a file that cannot be read.
     pub fn resolve(&self, loss: Option<&str>) -> Result<Experiment> {
-        self.laid_over(loss).map_err(|error| legible(&error))
+        self.laid_over(loss)
+            .map_err(|error| anyhow::Error::msg(legible(&format!("{error:#}"))))
     }
 
     fn laid_over(&self, loss: Option<&str>) -> Result<Experiment> {
@@ -196,19 +198,6 @@ pub(crate) fn typed<T: DeserializeOwned>(table: Table) -> Result<T> {
 fn sentence(error: &toml::de::Error) -> anyhow::Error {
     let text = error.to_string();
     anyhow::anyhow!("{}", text.split_whitespace().collect::<Vec<_>>().join(" "))
-}
-
-/// The same sentence with its causes, in which line breaks and other control characters of what was found are escapes.
-pub(super) fn legible(error: &anyhow::Error) -> anyhow::Error {
-    let mut text = String::new();
-    for c in format!("{error:#}").chars() {
-        if c.is_control() {
-            text.extend(c.escape_default());
-        } else {
-            text.push(c);
-        }
-    }
-    anyhow::Error::msg(text)
 }
 
 /// Parts of a key, more than any has.
