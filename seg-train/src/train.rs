@@ -537,6 +537,118 @@ mod tests {
         }
     }
 
+    /// A loss that is no number at one of its calls.
+    struct Odd {
+        loss: Box<dyn Loss>,
+        calls: std::sync::atomic::AtomicUsize,
+        at: usize,
+    }
+
+    impl Loss for Odd {
+        fn request(
+            &self,
+            request: &mut dice_losses::Request,
+        ) -> dice_losses::candle_core::Result<()> {
+            self.loss.request(request)
+        }
+
+        fn of_sums(&self, sums: &dice_losses::Sums) -> dice_losses::candle_core::Result<Tensor> {
+            self.loss.of_sums(sums)
+        }
+
+        fn value_and_grad(
+            &self,
+            prediction: &Prediction,
+            target: &dice_losses::Target,
+        ) -> dice_losses::candle_core::Result<(Tensor, Tensor)> {
+            let (value, gradient) = self.loss.value_and_grad(prediction, target)?;
+            let is_odd = self.calls.fetch_add(1, Ordering::Relaxed) == self.at;
+            Ok((if is_odd { (value * f64::NAN)? } else { value }, gradient))
+        }
+    }
+
+    /// Trains with a loss that is NaN at the step of this number, over all epochs.
+    fn with_an_odd_step(
+        experiment: &Experiment,
+        data: &Dataset,
+        folder: &RunFolder,
+        odd: usize,
+    ) -> Result<End> {
+        let images = Images::new(data, &experiment.preprocess);
+        let mut run = Run::open(experiment, data, &images, folder)?;
+        run.loss = Box::new(Odd {
+            loss: experiment.loss_spec()?.build(),
+            calls: 0.into(),
+            at: odd,
+        });
+        run.go_on(&AtomicBool::new(false))
+    }
+
+    #[test]
+    fn a_step_whose_loss_is_no_number_is_left_out_or_ends_the_run() {
+        let home = tempfile::tempdir().unwrap();
+        let data = data_set(home.path(), |x, y| (x * y) as u8, |x, y| x > y);
+        let mut experiment = tiny("dice++");
+        let steps = data.split.train.len();
+        let odd = steps + 1; // the second of the second epoch
+
+        let run = tempfile::tempdir().unwrap();
+        let folder = testing::folder(run.path());
+        let error = with_an_odd_step(&experiment, &data, &folder, odd).unwrap_err();
+        let said = error.downcast_ref::<Diverged>().unwrap().to_string();
+        let begins = "the loss is NaN in epoch 2, step 2 (image ";
+        let shown = run.path().display();
+        let ends = format!(
+            "; {shown} keeps the state of epoch 1; train again with a lower rate (--set recipe.sgd.lr=0.01) or with \
+             clipped gradients (--clip-norm 1), or leave such steps out: seg-train resume {shown} --on-nan skip"
+        );
+        assert!(said.starts_with(begins) && said.ends_with(&ends), "{said}");
+        let kept = State::last(&folder, &experiment, &Device::Cpu).unwrap();
+        assert_eq!(kept.unwrap().state.position.to_string(), "epoch 1");
+
+        experiment.recipe.on_nan = OnNan::Skip;
+        // From the kept state on: its second step is the second of the second epoch.
+        let end = with_an_odd_step(&experiment, &data, &folder, 1).unwrap();
+        assert_eq!(end, End::Finished);
+        let skipped = |folder: &RunFolder| {
+            folder
+                .log()
+                .unwrap()
+                .iter()
+                .map(|l| l.skipped)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(skipped(&folder), [0, 1]);
+        let unbroken = tempfile::tempdir().unwrap();
+        let unbroken = testing::folder(unbroken.path());
+        with_an_odd_step(&experiment, &data, &unbroken, odd).unwrap();
+        assert_eq!(skipped(&unbroken), [0, 1]);
+        let bits = |folder: &RunFolder| std::fs::read(folder.file(Best::NAME)).unwrap();
+        assert_eq!(bits(&folder), bits(&unbroken));
+        let without = testing::folder(&run.path().join("without"));
+        train(&experiment, &data, &without, &AtomicBool::new(false)).unwrap();
+        assert_ne!(
+            folder.log().unwrap()[1].val_loss,
+            without.log().unwrap()[1].val_loss
+        );
+    }
+
+    #[test]
+    fn an_epoch_of_steps_left_out_ends_the_run() {
+        let home = tempfile::tempdir().unwrap();
+        let data = data_set(home.path(), |x, y| (x * y) as u8, |x, y| x > y);
+        let run = tempfile::tempdir().unwrap();
+        let folder = testing::folder(run.path());
+        let mut experiment = tiny("dice+ce:ce_weight=1e300");
+        experiment.recipe.on_nan = OnNan::Skip;
+        let error = train(&experiment, &data, &folder, &AtomicBool::new(false)).unwrap_err();
+        let steps = data.split.train.len();
+        let begins = format!(
+            "all {steps} steps of epoch 1 were left out, none having a number for its loss; "
+        );
+        assert!(error.to_string().starts_with(&begins), "{error}");
+    }
+
     #[test]
     fn a_run_stopped_at_any_step_goes_on_to_the_same_bits() {
         let home = tempfile::tempdir().unwrap();
