@@ -605,13 +605,28 @@ fn no_pixels_behind_the_end_of_a_tensor_are_no_pixels() {
         logits.narrow(2, 1, 2).unwrap(),
         labels.narrow(1, 1, 2).unwrap(),
     );
+    let behind = |dims: (usize, usize, usize), dtype| {
+        let whole = Tensor::zeros(dims, dtype, &Device::Cpu).unwrap();
+        whole.narrow(1, 1, 2).unwrap()
+    };
+    let shares = behind((1, 3, 0), DType::F16).reshape((1, 1, 2, 0)).unwrap();
+    let targets = [
+        Target::labels(&labels),
+        Target::labels(&behind((1, 3, 0), DType::I16)),
+        Target::labels(&labels)
+            .mask(&behind((1, 3, 0), DType::U8))
+            .pixel_weights(&behind((1, 3, 0), DType::F16)),
+        Target::dense(&Tensor::cat(&[&shares, &shares], 1).unwrap()),
+    ];
     for name in plain_and_plus_plus(0.75) {
         let loss = name.parse::<LossSpec>().unwrap().build();
-        let (value, gradient) = loss
-            .value_and_grad(&Prediction::logits(&logits), &Target::labels(&labels))
-            .unwrap();
-        assert!(scalar(&value).is_finite(), "{name}");
-        assert_eq!(gradient.dims(), [1, 2, 2, 0], "{name}");
+        for target in &targets {
+            let (value, gradient) = loss
+                .value_and_grad(&Prediction::logits(&logits), target)
+                .unwrap();
+            assert!(scalar(&value).is_finite(), "{name}");
+            assert_eq!(gradient.dims(), [1, 2, 2, 0], "{name}");
+        }
     }
 }
 

@@ -66,12 +66,12 @@ impl Target {
     /// With `C` channels they run from 0 to `C − 1`; with one channel 0 is background and 1 foreground. u8, u32 and
     /// i64 are read as they are, no one-hot map is made.
     pub fn labels(labels: &Tensor) -> Self {
-        Self::new(Encoding::Labels(labels.detach()))
+        Self::new(Encoding::Labels(apart(labels)))
     }
 
     /// A value a class and pixel `[N, C, …]`: one-hot, soft labels, or several labels that hold together.
     pub fn dense(values: &Tensor) -> Self {
-        Self::new(Encoding::Dense(values.detach()))
+        Self::new(Encoding::Dense(apart(values)))
     }
 
     fn new(encoding: Encoding) -> Self {
@@ -96,7 +96,7 @@ impl Target {
     /// classes, or the ignore label.)
     #[must_use]
     pub fn mask(mut self, mask: &Tensor) -> Self {
-        self.mask = Some(mask.detach());
+        self.mask = Some(apart(mask));
         self
     }
 
@@ -117,7 +117,7 @@ impl Target {
     /// ```
     #[must_use]
     pub fn pixel_weights(mut self, weights: &Tensor) -> Self {
-        self.pixel_weights = Some(weights.detach());
+        self.pixel_weights = Some(apart(weights));
         self
     }
 
@@ -134,7 +134,7 @@ impl Target {
     /// use [`Target::pixel_weights`].
     #[must_use]
     pub fn sample_weights(mut self, weights: &Tensor) -> Self {
-        self.sample_weights = Some(weights.detach());
+        self.sample_weights = Some(apart(weights));
         self
     }
 
@@ -389,6 +389,16 @@ impl From<&Target> for Target {
     fn from(target: &Target) -> Self {
         target.clone()
     }
+}
+
+/// The tensor outside any graph; one of no numbers as a tensor of its own, for Candle looks for the first number of a view
+/// even where it has none, which may be behind the last that there is.
+fn apart(tensor: &Tensor) -> Tensor {
+    let tensor = tensor.detach();
+    if tensor.elem_count() > 0 {
+        return tensor;
+    }
+    Tensor::zeros(tensor.shape(), tensor.dtype(), tensor.device()).unwrap_or(tensor)
 }
 
 #[cfg(test)]
