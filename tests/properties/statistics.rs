@@ -573,7 +573,8 @@ fn the_pixel_sums_agree(case: &Case, choices: &mut Choices) {
         return;
     };
     assert_eq!(ours.dims(), exact.dims(), "{what}");
-    let is_ordinary = focus <= 5.0 && (0.05..=2.0).contains(&log_power);
+    // What f32 holds no longer, −ln p of a logit above 90, is still a number to a power as low as 0.05.
+    let is_ordinary = focus <= 5.0 && (0.3..=2.0).contains(&log_power);
     if is_ordinary && case.expects() == Numbers::Ordinary {
         assert_close(&flat(&ours), &flat(&exact), case.tolerance(), &what);
     }
