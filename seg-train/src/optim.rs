@@ -613,6 +613,10 @@ mod tests {
             sgd.step_each(&gradients.each_ref()).unwrap();
             vars.map(|(_, w)| w.to_vec1::<f64>().unwrap()[0])
         };
+        assert_eq!(
+            steps(&clipped, [[0.3], [0.4]]),
+            steps(&NESTEROV, [[0.3], [0.4]])
+        );
         // The length of (3, 4) is 5, that of (30, 40) ten times that, and no variable's own is.
         assert_eq!(
             steps(&clipped, [[3.0], [4.0]]),

@@ -376,7 +376,7 @@ mod tests {
     #[test]
     fn what_was_never_whole_is_removed_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["a", "a.part", "part", "b.toml.part"] {
+        for name in ["a", "a.part", "b.toml", "part", "b.toml.part"] {
             fs::write(dir.path().join(name), "").unwrap();
         }
         remove_parts(dir.path()).unwrap();
@@ -386,7 +386,7 @@ mod tests {
             .map(|entry| entry.unwrap().file_name())
             .collect();
         left.sort();
-        assert_eq!(left, ["a", "part"]);
+        assert_eq!(left, ["a", "b.toml", "part"]);
     }
 
     #[test]
