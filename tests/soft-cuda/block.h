@@ -29,7 +29,7 @@ struct Copy {
 };
 
 struct Fiber {
-  Context* context = nullptr;
+  Registers* context = nullptr;
   Stack stack = nullptr;
   State state = State::fresh;
   Together call = Together::none;
@@ -67,7 +67,7 @@ class Block {
   std::vector<Fiber> fibers;
   std::vector<unsigned> warp_order, lane_order;
   unsigned threads = 0, alive = 0;
-  Context* scheduler = nullptr;
+  Registers* scheduler = nullptr;
 
   int barrier_kind = -1;
   unsigned barrier_waiting = 0, barrier_true = 0;

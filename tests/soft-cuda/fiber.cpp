@@ -58,31 +58,31 @@ soft_change_context:
   ret
 .size soft_change_context, . - soft_change_context
 )");
-extern "C" void soft_change_context(Context** current, Context* next);
+extern "C" void soft_change_context(Registers** current, Registers* next);
 
-Context* new_context(Stack stack, void (*main)()) {
+Registers* new_context(Stack stack, void (*main)()) {
   // Not all at the same place in their pages: the same variable of all lanes would share few lines of the cache.
   const size_t colour = (uintptr_t(stack) / (Stacks::bytes + page) % 32) * 128;
   auto top = reinterpret_cast<uintptr_t*>(stack - colour);
   *--top = 0;                // where `main` would return to; its stack is as after a call
   *--top = uintptr_t(main);
   for (int i = 0; i < 6; i++) *--top = 0;
-  return reinterpret_cast<Context*>(top);
+  return reinterpret_cast<Registers*>(top);
 }
 
-void change_context(Context** current, Context* next) { soft_change_context(current, next); }
+void change_context(Registers** current, Registers* next) { soft_change_context(current, next); }
 
 #else
 
 #include <ucontext.h>
 
 // Slower: it asks the system for the signal mask at every change.
-struct Context {
+struct Registers {
   ucontext_t registers;
 };
 
-Context* new_context(Stack stack, void (*main)()) {
-  auto context = reinterpret_cast<Context*>((uintptr_t(stack) - sizeof(Context)) & ~uintptr_t(63));
+Registers* new_context(Stack stack, void (*main)()) {
+  auto context = reinterpret_cast<Registers*>((uintptr_t(stack) - sizeof(Registers)) & ~uintptr_t(63));
   getcontext(&context->registers);
   context->registers.uc_stack.ss_sp = stack - Stacks::bytes;
   context->registers.uc_stack.ss_size = uintptr_t(context) - uintptr_t(stack - Stacks::bytes);
@@ -91,8 +91,8 @@ Context* new_context(Stack stack, void (*main)()) {
   return context;
 }
 
-void change_context(Context** current, Context* next) {
-  Context here;
+void change_context(Registers** current, Registers* next) {
+  Registers here;
   *current = &here;
   swapcontext(&here.registers, &next->registers);
 }

@@ -21,9 +21,9 @@ class Stacks {
   std::vector<Stack> all, unused;
 };
 
-struct Context;
+struct Registers;
 
 // A context that begins in `main` on that stack; `main` never returns.
-Context* new_context(Stack stack, void (*main)());
+Registers* new_context(Stack stack, void (*main)());
 // Goes on with `next`; what is left comes back from here when somebody changes to what is then in `current`.
-void change_context(Context** current, Context* next);
+void change_context(Registers** current, Registers* next);

@@ -8,6 +8,7 @@ struct soft_Here {
   unsigned char* dynamic_shared;
 };
 
+#pragma GCC visibility push(default)
 extern "C" {
 // It lies in a library that is loaded with the program, so its place is known and costs no call.
 extern __thread soft_Here soft_here __attribute__((tls_model("initial-exec")));
@@ -50,6 +51,7 @@ void soft_cp_async_wait(int groups_left);
 
 [[noreturn]] void soft_trap(const char* what);
 }
+#pragma GCC visibility pop
 
 constexpr int warpSize = 32;
 #define threadIdx (soft_here.thread)
