@@ -257,3 +257,40 @@ struct Product {
 #endif
     }
 };
+
+// Where an element of a gradient comes from, in the sums of one split, and where it goes.
+struct Way {
+    long long from, to;
+};
+
+// gradient[way(k).to] = sum over the splits s of partial[s step + way(k).from] for k < total, by blocks of 256
+// threads. Few splits: a thread for each k. Many: eight threads, each with every eighth split, whose sums are
+// then added in order.
+template <class Find>
+__device__ __forceinline__ void sum_of_splits(const float* partial, float* gradient, int splits, long long step,
+                                              unsigned total, Find way) {
+    __shared__ float parts[256];
+    const unsigned threads = splits < 8 ? 1 : 8, sums = 256 / threads;
+    const unsigned mine = threadIdx.x % sums, part = threadIdx.x / sums;
+    for (unsigned block = blockIdx.x * sums; block < total; block += gridDim.x * sums) {
+        const unsigned k = block + mine;
+        const bool wanted = k < total;
+        Way found = {0, 0};
+        float sum = 0.0f;
+        if (wanted) {
+            found = way(k);
+            const float* at = partial + found.from;
+#pragma unroll 8
+            for (int split = (int)part; split < splits; split += (int)threads) sum += at[split * step];
+        }
+        if (threads > 1) {
+            parts[threadIdx.x] = sum;
+            __syncthreads();
+            if (part == 0) {
+                for (unsigned other = 1; other < threads; ++other) sum += parts[other * sums + mine];
+            }
+            __syncthreads();
+        }
+        if (part == 0 && wanted) gradient[found.to] = sum;
+    }
+}
