@@ -11,12 +11,16 @@
 //   moments  [n][tiles][2][co] or null: of the stored values of the tile, their sum and the sum of their
 //            squared differences from the tile's own mean; added in a fixed order
 //
-//   kernel          ROWS  threads  stages  shared bytes F32, TF32  shared bytes BF16
-//   conv3_128x64     8     128      2            48384                  48384
-//   conv3_128x32     8     128      3            44928                  44928
-//   conv3_64x64      4     128      3            65664                  65664
-//   conv3_64x32      4     128      4            50688                  50688
+//   kernel          ROWS  threads  stages  shared bytes F32, TF32  BF16
+//   conv3_256x64     16    256      2            75776              57600
+//   conv3_256x32     16    256      3            58752              58752
+//   conv3_128x64      8    128      2            48384              48384
+//   conv3_128x32      8    128      3            44928              44928
+//   conv3_64x64       4    128      3            65664              65664
+//   conv3_64x32       4    128      4            50688              50688
 //   shared = max(stages ((ROWS + 2) 18 + 9 N) 32, 16 ROWS (N + 8) sizeof(T) + 8 threads)
+//
+// The larger the tile, the less often the weights are read; the smaller, the more blocks there are.
 //
 // A stage is a chunk of channels: the patch of the tile, (ROWS + 2) x 18 pixels of 32 bytes, and the
 // weights of its 9 taps. While one is multiplied the next ones arrive. All taps read the same patch, and
@@ -49,28 +53,30 @@ __device__ __forceinline__ void conv3(const T* x, long long x_pitch, const T* we
         // The halves change places by the column alone: so a row of the patch is a constant step.
         place[k] = pixel * 32 + (piece % 2 ^ (column >> 2 & 1)) * 16;
     }
-    // And those of the weights: rows thread / 2 + AT_ONCE k of the 9 N.
-    const unsigned first = thread / 2;
-    const int weight_place = PATCH * 32 + place_32(first, thread % 2);
-    const auto load = [&](int chunk, int stage) {
+    // And those of the weights: of rows thread / 2 + AT_ONCE k of the 9 N, some taps further with every k.
+    const unsigned first = thread / 2, o = o0 + first % N;
+    const bool weight_wanted = o < (unsigned)co;
+    const int weight_place = PATCH * 32 + place_32((int)first, (int)(thread % 2));
+    const unsigned weight_step = AT_ONCE / N * 32 * co, weight_chunk = 9 * 32 * co;
+    const unsigned char* weight = (const unsigned char*)weights;
+    if (weight_wanted) weight += ((long long)(first / N) * co + o) * 32 + thread % 2 * 16;
+    // Copies the next chunk of channels.
+    const auto load = [&](int stage) {
         const Shared to = shared + stage * STAGE;
 #pragma unroll
         for (int k = 0; k < PIECES; ++k) {
             if ((k + 1) * THREADS <= 2 * PATCH || thread + k * THREADS < 2 * PATCH) {
-                copy_16(to + place[k], source[k] + (long long)chunk * 32, inside[k]);
+                copy_16(to + place[k], source[k], inside[k]);
             }
+            source[k] += 32;
         }
-        const unsigned char* from = (const unsigned char*)weights + (long long)chunk * 9 * co * 32 + thread % 2 * 16;
 #pragma unroll
         for (int k = 0; k * AT_ONCE < 9 * N; ++k) {
-            const unsigned row = first + k * AT_ONCE, tap = row / N;
-                const int o = o0 + (int)(row % N);
-            if ((k + 1) * AT_ONCE <= 9 * N || row < 9 * N) {
-                const bool wanted = o < co;
-                const long long at = wanted ? ((long long)tap * co + o) * 32 : 0;
-                copy_16(to + weight_place + k * AT_ONCE * 32, from + at, wanted);
+            if ((k + 1) * AT_ONCE <= 9 * N || first + k * AT_ONCE < 9 * N) {
+                copy_16(to + weight_place + k * AT_ONCE * 32, weight + (unsigned long long)k * weight_step, weight_wanted);
             }
         }
+        weight += weight_chunk;
     };
 
     Sum sum;
@@ -78,7 +84,7 @@ __device__ __forceinline__ void conv3(const T* x, long long x_pitch, const T* we
 #if PRECISION == 0
     const auto multiply = [&](int stage) {
         const unsigned char* patch = memory + stage * STAGE;
-        const unsigned char* weight = patch + PATCH * 32;
+        const unsigned char* weights_at = patch + PATCH * 32;
         const int r0 = (int)(thread / 128) * Sum::ROWS;
         // Half a chunk of one column of the patch at a time: its rows serve all three dy.
 #pragma unroll 1
@@ -93,7 +99,7 @@ __device__ __forceinline__ void conv3(const T* x, long long x_pitch, const T* we
 #pragma unroll
                 for (int j = 0; j < Sum::COLUMNS; ++j) {
                     const int o = Sum::column() + 8 * j;
-                    const float4 b = *(const float4*)(weight + (dy * 3 + dx) * N * 32 + place_32(o, half));
+                    const float4 b = *(const float4*)(weights_at + (dy * 3 + dx) * N * 32 + place_32(o, half));
 #pragma unroll
                     for (int r = 0; r < Sum::ROWS; ++r) {
                         float s = sum.sum[r][j];
@@ -113,8 +119,8 @@ __device__ __forceinline__ void conv3(const T* x, long long x_pitch, const T* we
     const int b_place = PATCH * 32 + place_32(Sum::column() + lane % 8 + lane / 16 * 8, lane / 8 % 2);
     const auto multiply = [&](int stage) {
         const Shared from = shared + stage * STAGE;
-        // All at once in TF32 would need more registers than three blocks on a multiprocessor leave.
-#pragma unroll(PRECISION == 2 ? 3 : 1)
+        // All at once in TF32 would need more registers than two blocks of 256 threads leave.
+#pragma unroll(PRECISION == 1 && THREADS == 256 ? 1 : 3)
         for (int dx = 0; dx < 3; ++dx) {
             const int column = lane % 16 + dx;
             const Shared a_from = from + a_row + column * 32 + (lane / 16 ^ (column >> 2 & 1)) * 16;
@@ -146,7 +152,7 @@ __device__ __forceinline__ void conv3(const T* x, long long x_pitch, const T* we
     const int chunks = ci / CHUNK;
 #pragma unroll
     for (int k = 0; k < STAGES - 1; ++k) {
-        if (k < chunks) load(k, k);
+        if (k < chunks) load(k);
         copies_end();
     }
     int stage = 0, free_stage = STAGES - 1;
@@ -154,7 +160,7 @@ __device__ __forceinline__ void conv3(const T* x, long long x_pitch, const T* we
     for (int chunk = 0; chunk < chunks; ++chunk) {
         copies_wait<STAGES - 2>();
         __syncthreads();
-        if (chunk + STAGES - 1 < chunks) load(chunk + STAGES - 1, free_stage);
+        if (chunk + STAGES - 1 < chunks) load(free_stage);
         copies_end();
         multiply(stage);
         stage = stage + 1 == STAGES ? 0 : stage + 1;
@@ -229,15 +235,17 @@ __device__ __forceinline__ void conv3(const T* x, long long x_pitch, const T* we
     }
 }
 
-#define CONV3(NAME, ROWS, N, STAGES, BLOCKS)                                                                          \
-    extern "C" __global__ void __launch_bounds__(128, BLOCKS)                                                         \
-        NAME(const T* __restrict__ x, long long x_pitch, const T* __restrict__ weights,                               \
-             const float* __restrict__ bias, T* __restrict__ y, long long y_pitch, float* __restrict__ moments,       \
-             int h, int w, int ci, int co, int relu) {                                                                \
-        conv3<ROWS, N, 128, STAGES>(x, x_pitch, weights, bias, y, y_pitch, moments, h, w, ci, co, relu);              \
+#define CONV3(NAME, ROWS, N, THREADS, STAGES, BLOCKS)                                                           \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                               \
+        NAME(const T* __restrict__ x, long long x_pitch, const T* __restrict__ weights,                         \
+             const float* __restrict__ bias, T* __restrict__ y, long long y_pitch, float* __restrict__ moments, \
+             int h, int w, int ci, int co, int relu) {                                                          \
+        conv3<ROWS, N, THREADS, STAGES>(x, x_pitch, weights, bias, y, y_pitch, moments, h, w, ci, co, relu);    \
     }
 
-CONV3(conv3_128x64, 8, 64, 2, PRECISION == 0 ? 2 : 3)
-CONV3(conv3_128x32, 8, 32, 3, 3)
-CONV3(conv3_64x64, 4, 64, 3, 3)
-CONV3(conv3_64x32, 4, 32, 4, 3)
+CONV3(conv3_256x64, 16, 64, 256, 2, PRECISION == 0 ? 1 : 2)
+CONV3(conv3_256x32, 16, 32, 256, 3, 2)
+CONV3(conv3_128x64, 8, 64, 128, 2, 3)
+CONV3(conv3_128x32, 8, 32, 128, 3, 3)
+CONV3(conv3_64x64, 4, 64, 128, 3, 3)
+CONV3(conv3_64x32, 4, 32, 128, 4, 3)
