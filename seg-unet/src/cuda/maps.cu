@@ -291,8 +291,10 @@ extern "C" __global__ void norm_gradient(const T *g, long long pitch, const T *p
         const float value = widen(z.of[k]);
         const float slope = of[3 * padded + k] * (x[k] - of[2 * padded + k] - (value - of[k]) * of[padded + k]);
         // A NaN has to come through.
-        out.of[k] = narrow(value <= 0.0f ? 0.0f : slope);
-        sums[0][k] += widen(out.of[k]);
+        const float of_z = value <= 0.0f ? 0.0f : slope;
+        out.of[k] = narrow(of_z);
+        // Not of what was rounded: behind a norm these sums are small beside what they are made of.
+        sums[0][k] += of_z;
       }
       store(dz + at, out);
     }
