@@ -7,9 +7,9 @@
 #include <tuple>
 #include <vector>
 
-#include "runtime.h"
+#include "../runtime.h"
 
-#include "../../seg-unet/src/cuda/prelude.cu"
+#include "../../../seg-unet/src/cuda/prelude.cu"
 
 // What the driver knows of its allocations; there is no driver here.
 __attribute__((weak)) void describe_address(const void* address, char* text, size_t size) {

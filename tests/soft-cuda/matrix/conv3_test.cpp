@@ -1,7 +1,7 @@
 // The 3 x 3 convolution and its gradient in the weights against plain loops in double precision.
-#include "matrix_test.h"
+#include "matrix.h"
 
-#include "../../seg-unet/src/cuda/conv3.cu"
+#include "../../../seg-unet/src/cuda/conv3.cu"
 
 SOFT_ENTRY(conv3_256x64, 256)
 SOFT_ENTRY(conv3_256x32, 256)
