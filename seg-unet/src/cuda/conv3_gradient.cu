@@ -21,6 +21,7 @@ enum {
     AT_ONCE = 128 / (16 * ACROSS),         // rows that the block copies at once
     X_PIXELS = (TALL + 2) * WIDE,
     STAGE = (X_PIXELS + TALL * 16) * PIXEL,
+    BLOCKS = PRECISION == 2 ? 3 : 2,       // on a multiprocessor, by shared memory
 };
 
 // The pieces of a pixel are exchanged by its column, so that a warp reads different banks.
@@ -28,7 +29,7 @@ __device__ __forceinline__ int exchanged(int piece, int column) {
     return PRECISION == 2 ? piece ^ (column >> 1 & 3) : piece ^ (column & 3) << 1;
 }
 
-extern "C" __global__ void __launch_bounds__(128, PRECISION == 2 ? 3 : 2)
+extern "C" __global__ void __launch_bounds__(128, BLOCKS)
     conv3_gradient(const T* __restrict__ x, long long x_pitch, const T* __restrict__ dz, long long dz_pitch,
                    float* __restrict__ partial, int n, int h, int w, int ci, int co) {
     DYNAMIC_SHARED(memory);
@@ -208,7 +209,9 @@ extern "C" __global__ void __launch_bounds__(128, PRECISION == 2 ? 3 : 2)
 
     float* to = partial + (long long)blockIdx.x * 9 * co * ci;
     const auto store = [&](int tap, int at_o, int at_i, float first, float second) {
-        if (at_o < co && at_i < ci) *(float2*)(to + ((long long)tap * co + at_o) * ci + at_i) = make_float2(first, second);
+        if (at_o < co && at_i < ci) {
+            *(float2*)(to + ((long long)tap * co + at_o) * ci + at_i) = make_float2(first, second);
+        }
     };
 #pragma unroll
     for (int tap = 0; tap < 9; ++tap) {
