@@ -330,3 +330,243 @@ fn ptx((major, minor): (i32, i32)) -> Result<String> {
     compiled.insert((major, minor), ptx.clone());
     Ok(ptx)
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+
+    use super::*;
+    use crate::{
+        config::open_device,
+        cuda::ledger::End,
+        optim::{Sgd, SgdConfig},
+    };
+
+    /// A variable that one thread, one block and several blocks take, with a rest or without.
+    const LENGTHS: [usize; 7] = [1, 4, 7, CHUNK, CHUNK + 4, 3 * CHUNK - 1, 1023];
+
+    fn wave(count: usize, pace: f32) -> Vec<f32> {
+        (0..count).map(|k| (k as f32 * pace).sin()).collect()
+    }
+
+    fn vars(lengths: &[usize], device: &Device) -> Vec<(String, Var)> {
+        let var = |(i, &length): (usize, &usize)| {
+            let w = Tensor::from_vec(wave(length, 0.37), length, device).unwrap();
+            (format!("w{i}"), Var::from_tensor(&w).unwrap())
+        };
+        lengths.iter().enumerate().map(var).collect()
+    }
+
+    /// The optimiser on the device and on the CPU, and gradients that each step sends to both.
+    struct Both {
+        stream: Arc<CudaStream>,
+        ledger: Ledger,
+        gpu: Vec<(String, Var)>,
+        cpu: Vec<(String, Var)>,
+        on_gpu: Sgd,
+        on_cpu: Sgd,
+        gradients: CudaSlice<f32>,
+        ranges: Vec<Range<usize>>,
+        skips: bool,
+    }
+
+    impl Both {
+        fn new(lengths: &[usize], config: &SgdConfig, skips: bool) -> Self {
+            let device = open_device("cuda").unwrap();
+            let stream = device.as_cuda_device().unwrap().cuda_stream();
+            let (gpu, cpu) = (vars(lengths, &device), vars(lengths, &Device::Cpu));
+            let mut end = 0;
+            let ranges: Vec<_> = lengths
+                .iter()
+                .map(|length| {
+                    end += length;
+                    end - length..end
+                })
+                .collect();
+            let mut ledger = Ledger::new(&stream).unwrap();
+            ledger.set_lr(config.lr).unwrap();
+            Self {
+                ledger,
+                on_gpu: Sgd::new(config, &gpu).unwrap(),
+                on_cpu: Sgd::new(config, &cpu).unwrap(),
+                gpu,
+                cpu,
+                gradients: stream.alloc_zeros(end).unwrap(),
+                ranges,
+                stream,
+                skips,
+            }
+        }
+
+        fn launch(&mut self, loss: f32, gradients: &[f32]) {
+            self.stream
+                .memcpy_htod(gradients, &mut self.gradients)
+                .unwrap();
+            self.stream
+                .memcpy_htod(&[loss], &mut self.ledger.value)
+                .unwrap();
+            let fused = self.on_gpu.fused().unwrap();
+            let tables = fused.tables(&self.gradients, &self.ranges).unwrap();
+            fused
+                .enqueue(&tables, &mut self.ledger, self.skips)
+                .unwrap();
+        }
+
+        fn step_cpu(&mut self, gradients: &[f32]) {
+            let each = |range: &Range<usize>| Tensor::new(&gradients[range.clone()], &Device::Cpu);
+            let each: Vec<Tensor> = self.ranges.iter().map(|r| each(r).unwrap()).collect();
+            self.on_cpu
+                .step_each(&each.iter().collect::<Vec<_>>())
+                .unwrap();
+        }
+
+        fn weights(vars: &[(String, Var)]) -> Vec<Vec<f32>> {
+            vars.iter().map(|(_, w)| w.to_vec1().unwrap()).collect()
+        }
+
+        fn velocities(sgd: &Sgd) -> Vec<Vec<f32>> {
+            let velocity = sgd.velocity().unwrap();
+            velocity.iter().map(|(_, v)| v.to_vec1().unwrap()).collect()
+        }
+
+        #[track_caller]
+        fn assert_same_bits(&self) {
+            assert!(Self::weights(&self.gpu) == Self::weights(&self.cpu));
+            assert!(Self::velocities(&self.on_gpu) == Self::velocities(&self.on_cpu));
+        }
+    }
+
+    #[test]
+    fn an_update_has_the_bits_of_the_cpus_for_any_lengths_and_places() {
+        let many: Vec<usize> = (0..150).map(|i| 1 + i % 9).collect();
+        for lengths in [&LENGTHS[..], &many] {
+            for nesterov in [true, false] {
+                let config = SgdConfig {
+                    nesterov,
+                    ..SgdConfig::default()
+                };
+                let mut both = Both::new(lengths, &config, false);
+                let count = both.gradients.len();
+                for (step, lr) in [0.1, 0.1, 0.01_f32 as f64].into_iter().enumerate() {
+                    both.on_cpu.set_lr(lr);
+                    both.ledger.set_lr(lr).unwrap();
+                    let gradients = wave(count, 0.11 + step as f32);
+                    both.launch(0.5, &gradients);
+                    both.step_cpu(&gradients);
+                    both.assert_same_bits();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn velocities_are_taken_and_given_as_on_the_cpu() {
+        let config = SgdConfig::default();
+        let mut both = Both::new(&LENGTHS, &config, false);
+        let gradients = wave(both.gradients.len(), 0.2);
+        both.step_cpu(&gradients);
+        let velocities = both.on_cpu.velocity().unwrap().into_iter().collect();
+        both.on_gpu.set_velocity(&velocities).unwrap();
+        assert!(Both::velocities(&both.on_gpu) == Both::velocities(&both.on_cpu));
+    }
+
+    #[test]
+    fn a_long_gradient_is_scaled_and_a_short_one_is_left_alone() {
+        let config = SgdConfig {
+            clip_norm: Some(2.0),
+            ..SgdConfig::default()
+        };
+        let mut both = Both::new(&LENGTHS, &config, false);
+        let count = both.gradients.len();
+        let short: Vec<f32> = wave(count, 0.2).iter().map(|g| g * 1e-3).collect();
+        both.launch(0.5, &short);
+        both.step_cpu(&short);
+        both.assert_same_bits();
+        let long = wave(count, 0.2);
+        both.launch(0.5, &long);
+        both.step_cpu(&long);
+        for (gpu, cpu) in [
+            (Both::weights(&both.gpu), Both::weights(&both.cpu)),
+            (
+                Both::velocities(&both.on_gpu),
+                Both::velocities(&both.on_cpu),
+            ),
+        ] {
+            for (gpu, cpu) in gpu.concat().into_iter().zip(cpu.concat()) {
+                // The norms differ in the order of a sum in f64, η may in the last bit.
+                assert!(
+                    (gpu - cpu).abs() <= 1e-6 * cpu.abs().max(1e-3),
+                    "{gpu} {cpu}"
+                );
+            }
+        }
+        let lines = both.ledger.read(2).unwrap();
+        let norm = long
+            .iter()
+            .map(|&g| f64::from(g).powi(2))
+            .sum::<f64>()
+            .sqrt();
+        assert!((lines[1].norm / norm - 1.0).abs() < 1e-12);
+        assert!(lines.iter().all(|line| line.end == End::Taken));
+    }
+
+    #[test]
+    fn a_loss_that_is_no_number_ends_all_that_follows_or_is_left_out() {
+        for skips in [false, true] {
+            let mut both = Both::new(&LENGTHS, &SgdConfig::default(), skips);
+            let gradients = wave(both.gradients.len(), 0.2);
+            for loss in [0.25, f32::NAN, 0.5, f32::INFINITY] {
+                both.launch(loss, &gradients);
+            }
+            let lines = both.ledger.read(4).unwrap();
+            let ends: Vec<End> = lines.iter().map(|line| line.end).collect();
+            both.step_cpu(&gradients);
+            if skips {
+                both.step_cpu(&gradients);
+                assert_eq!(ends, [End::Taken, End::NoLoss, End::Taken, End::NoLoss]);
+            } else {
+                assert_eq!(ends, [End::Taken, End::NoLoss, End::Halted, End::Halted]);
+            }
+            both.assert_same_bits();
+            assert_eq!(lines[0].loss, 0.25);
+            assert!(lines[1].loss.is_nan());
+        }
+    }
+
+    #[test]
+    fn a_gradient_that_is_no_number_is_found_where_its_norm_is_taken() {
+        let clipped = SgdConfig {
+            clip_norm: Some(1.0),
+            ..SgdConfig::default()
+        };
+        for (config, skips, taken) in [
+            (SgdConfig::default(), false, true),
+            (SgdConfig::default(), true, false),
+            (clipped.clone(), true, false),
+            (clipped, false, false),
+        ] {
+            let mut both = Both::new(&[5, 9], &config, skips);
+            both.launch(0.5, &[[1.0; 13].as_slice(), &[f32::INFINITY]].concat());
+            let line = both.ledger.read(1).unwrap()[0];
+            let end = if taken { End::Taken } else { End::NoNorm };
+            assert_eq!(line.end, end, "{config:?} {skips}");
+            let moved = Both::weights(&both.gpu) != Both::weights(&both.cpu);
+            assert_eq!(moved, taken);
+        }
+    }
+
+    #[test]
+    fn the_ledger_goes_round() {
+        let mut both = Both::new(&[3], &SgdConfig::default(), false);
+        let mut read = 0;
+        for count in [LINES, 5, LINES - 1] {
+            for step in 0..count {
+                both.launch((read + step) as f32, &[0.0; 3]);
+            }
+            let lines = both.ledger.read(count).unwrap();
+            let losses = lines.iter().map(|line| line.loss as usize);
+            assert!(losses.eq(read..read + count));
+            read += count;
+        }
+    }
+}

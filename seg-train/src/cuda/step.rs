@@ -7,13 +7,15 @@ use candle_core::{
     CpuStorage, CudaDevice, CudaStorage, DType, Device, InplaceOp1, Layout, Storage, Tensor,
     cuda_backend::cudarc::driver::{CudaGraph, CudaSlice, CudaStream, sys},
 };
-use dice_losses::{Loss, Prediction};
+use dice_losses::{
+    Activation, Loss, Prediction,
+    cuda::{Layout as LossLayout, Planned, Truth, TruthLayout, WeightLayout},
+};
 use seg_unet::{Precision, UNet};
 
 pub(crate) use super::engine::Engine;
 use super::{
     copies::{Copies, HostBatch, Pool},
-    engine::Planned,
     infer::Engines,
     ledger::{LINES, Ledger, Line},
     sgd::{Fused, Tables},
@@ -189,11 +191,21 @@ impl Size {
         let [n, _, height, width] = batch.shape;
         let cuda = device.as_cuda_device()?;
         let engine = Engine::new(unet, [n, height, width], precision, true)?;
-        let classes = engine.logits().len() / (n * height * width);
-        let shape = [n, classes, height, width];
+        let pixels = height * width;
+        let layout = LossLayout {
+            items: n,
+            channels: engine.logits().len() / (n * pixels),
+            pixels,
+            activation: Activation::Softmax,
+            truth: TruthLayout::Labels {
+                ignore: Some(IGNORE),
+            },
+            weights: WeightLayout::None,
+            smoothing: 0.0,
+        };
         Ok(Self {
             labels: cuda.alloc_zeros(n * height * width)?,
-            planned: Planned::new(loss, cuda, shape, Some(i64::from(IGNORE)))?,
+            planned: Planned::new(loss, cuda, &layout)?.filter(|planned| planned.values() == 1),
             tables: fused.tables(engine.gradients()?, engine.ranges())?,
             engine,
             replay: Replay::Fresh,
@@ -207,7 +219,8 @@ impl Size {
         let (logits, slopes) = self.engine.logits_and_slopes()?;
         planned.enqueue(
             &logits.as_view(),
-            &self.labels.as_view(),
+            &Truth::Labels(self.labels.as_view()),
+            None,
             &mut slopes.as_view_mut(),
             &mut ledger.value.as_view_mut(),
         )?;
