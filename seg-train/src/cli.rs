@@ -10,10 +10,12 @@ mod predict;
 mod study;
 mod threshold;
 mod train;
+mod work;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
+use seg_unet::Precision;
 
 use crate::{
     config::{Layers, OnNan},
@@ -56,9 +58,9 @@ enum Command {
     Sweep(study::SweepArgs),
     /// Make the report of a grid anew from the runs that are done
     Collect(study::CollectArgs),
-    /// Bring one run of a grid to its end: what `reproduce`, `sweep` and their Slurm jobs start
+    /// Bring runs of a grid to their end: what `reproduce`, `sweep` and their Slurm jobs start
     #[command(hide = true)]
-    Work(study::WorkArgs),
+    Work(work::WorkArgs),
     /// The table of losses that --loss understands
     Losses,
     /// The table of data sets that --data understands
@@ -95,6 +97,9 @@ struct TrainArgs {
     clip_norm: Option<f64>,
     #[command(flatten)]
     going_on: GoingOnArgs,
+    /// Numbers that a GPU computes the network in: f32, tf32 or bf16 [default: f32]
+    #[arg(long, value_name = "PRECISION")]
+    precision: Option<Precision>,
     /// Folder to write to: new or empty [default: runs/DATA-LOSS-SEED]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -122,6 +127,7 @@ impl TrainArgs {
             clip_norm: self.clip_norm,
             save_every: self.going_on.save_every,
             on_nan: self.going_on.on_nan,
+            precision: self.precision,
             device: self.device.clone(),
             set: self.set.clone(),
         }
@@ -253,7 +259,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Reproduce(args)) => study::reproduce(&args),
         Some(Command::Sweep(args)) => study::sweep(&args),
         Some(Command::Collect(args)) => study::collect(&args),
-        Some(Command::Work(args)) => study::work(&args),
+        Some(Command::Work(args)) => work::work(&args),
         Some(Command::Losses) => {
             losses::run();
             Ok(())

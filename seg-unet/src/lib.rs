@@ -22,14 +22,18 @@
 //! Equal seeds give equal bits, whatever the number of threads. Not here: other networks, 3-D, pretrained weights.
 
 mod config;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod init;
 mod kernels;
 pub mod ops;
 mod pass;
+mod precision;
 pub mod profile;
 mod unet;
 mod weights;
 
 pub use config::UNetConfig;
 pub use kernels::simd::InstructionSet;
+pub use precision::Precision;
 pub use unet::{Pass, UNet};
