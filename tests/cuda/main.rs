@@ -2,7 +2,9 @@
 
 mod compile;
 mod device;
+mod loss;
 mod no_device;
+mod train;
 mod unet;
 
 use candle_core::Device;

@@ -119,7 +119,12 @@ fn fifty_steps_follow_the_cpus_losses() {
         let set = format!("recipe.precision={precision}");
         let gpu = Run::trained(experiment("cuda", &[&set]));
         let far = farthest(&gpu, &cpu);
-        assert!(far < most, "{precision}: {far}\n{:?}\n{:?}", gpu.log(), cpu.log());
+        assert!(
+            far < most,
+            "{precision}: {far}\n{:?}\n{:?}",
+            gpu.log(),
+            cpu.log()
+        );
     }
 }
 
@@ -133,13 +138,22 @@ fn batches_with_a_rest_and_clipped_gradients_follow_the_cpus_losses() {
     ] {
         let [cpu, gpu] = ["cpu", "cuda"].map(|device| Run::trained(experiment(device, more)));
         let far = farthest(&gpu, &cpu);
-        assert!(far < 1e-4, "{more:?}: {far}\n{:?}\n{:?}", gpu.log(), cpu.log());
+        assert!(
+            far < 1e-4,
+            "{more:?}: {far}\n{:?}\n{:?}",
+            gpu.log(),
+            cpu.log()
+        );
     }
 }
 
 #[test]
 fn a_run_stopped_at_any_step_goes_on_to_the_same_bits() {
-    let more = ["recipe.batch=4", "recipe.epochs=2", "recipe.sgd.clip_norm=0.5"];
+    let more = [
+        "recipe.batch=4",
+        "recipe.epochs=2",
+        "recipe.sgd.clip_norm=0.5",
+    ];
     let whole = Run::trained(experiment("cuda", &more));
     let cut = Run::new(experiment("cuda", &more));
     let mut stops = 0;
@@ -237,7 +251,14 @@ fn runs_side_by_side_on_one_gpu_and_on_several_have_the_bits_of_one_alone() {
     fs::write(home.path().join("grid.toml"), GRID).unwrap();
     let make = |out: &str, device: &str, jobs: &str| {
         let arguments = [
-            "sweep", "grid.toml", "--device", device, "--jobs", jobs, "--out", out,
+            "sweep",
+            "grid.toml",
+            "--device",
+            device,
+            "--jobs",
+            jobs,
+            "--out",
+            out,
         ];
         let mut command = program(home.path(), &arguments);
         // Two GPUs where they are in software.
@@ -254,7 +275,12 @@ fn runs_side_by_side_on_one_gpu_and_on_several_have_the_bits_of_one_alone() {
             .unwrap();
             assert_eq!(log.lines().count(), 3, "{log}");
             let text = fs::read_to_string(run.join("run.toml")).unwrap();
-            for key in ["gpu = ", "compute_capability = ", "cuda_driver = ", "precision = \"f32\""] {
+            for key in [
+                "gpu = ",
+                "compute_capability = ",
+                "cuda_driver = ",
+                "precision = \"f32\"",
+            ] {
                 assert!(text.contains(key), "{key} is not in {text}");
             }
         }
@@ -271,7 +297,9 @@ fn a_step_that_is_replayed_has_the_bits_of_one_that_is_launched() {
     let home = TempDir::new().unwrap();
     let arguments = |out| {
         let mut all: Vec<&str> = SMALL.iter().flat_map(|set| ["--set", set]).collect();
-        all.extend(["--loss", "dice++", "--device", "cuda", "--batch", "4", "--out", out]);
+        all.extend([
+            "--loss", "dice++", "--device", "cuda", "--batch", "4", "--out", out,
+        ]);
         all
     };
     for (out, graph) in [("replayed", "on"), ("launched", "off")] {
@@ -316,7 +344,10 @@ fn a_precision_is_a_gpus_and_a_gpu_that_is_not_there_is_counted() {
         "error: recipe.precision is bf16 and the device is cpu, which computes in f32; train with --device cuda, or leave --precision out\n"
     );
     let said = refused(&["--precision", "fp8"]);
-    assert!(said.contains("unknown precision `fp8`; expected f32, tf32 or bf16"), "{said}");
+    assert!(
+        said.contains("unknown precision `fp8`; expected f32, tf32 or bf16"),
+        "{said}"
+    );
     let said = refused(&["--device", "cuda:99"]);
     assert!(
         said.starts_with("error: device `cuda:99` cannot be opened: there ")

@@ -2,7 +2,7 @@
 #![allow(dead_code, clippy::all, clippy::pedantic)]
 use candle_core::{
     Result,
-    cuda_backend::cudarc::driver::{CudaSlice, CudaView, CudaViewMut},
+    cuda_backend::cudarc::driver::CudaSlice,
 };
 use seg_unet::{Precision, UNet};
 use std::ops::Range;
