@@ -92,7 +92,12 @@ fn every_source_compiles_for_every_target() {
 
 #[test]
 fn what_is_wrong_is_told_by_line() {
-    let error = cubin("wrong", "extern \"C\" __global__ void f(float* x) {\n  x[0] = y;\n}\n", &[]).unwrap_err();
+    let error = cubin(
+        "wrong",
+        "extern \"C\" __global__ void f(float* x) {\n  x[0] = y;\n}\n",
+        &[],
+    )
+    .unwrap_err();
     assert!(error.contains("wrong.cu"), "{error}");
     assert!(error.contains('2'), "{error}");
 }

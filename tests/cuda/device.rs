@@ -95,9 +95,7 @@ fn a_graph_repeats_what_was_captured() {
     launch(2.0);
     launch(3.0);
     let graph = stream
-        .end_capture(
-            sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH,
-        )
+        .end_capture(sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH)
         .unwrap()
         .unwrap();
     assert_eq!(

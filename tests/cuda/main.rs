@@ -2,4 +2,5 @@
 
 mod compile;
 mod device;
+mod loss;
 mod no_device;
