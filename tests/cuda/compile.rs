@@ -15,7 +15,9 @@ const TARGETS: [&str; 3] = ["sm_80", "sm_90", "sm_100"];
 
 /// Name, text and options of every source: each crate lists its own.
 fn sources() -> Vec<(String, String, Vec<String>)> {
-    vec![("tests/device".into(), device::SOURCE.into(), Vec::new())]
+    let mut sources = vec![("tests/device".into(), device::SOURCE.into(), Vec::new())];
+    sources.extend(dice_losses::cuda::sources());
+    sources
 }
 
 /// The machine code, and what the compiler said.
