@@ -270,7 +270,11 @@ fn half_precision() {
     let gpu = gpu();
     for dtype in [DType::F16, DType::BF16] {
         for channels in [1, 3, 12] {
-            for pixels in if channels == 3 { vec![16, 21] } else { vec![16] } {
+            for pixels in if channels == 3 {
+                vec![16, 21]
+            } else {
+                vec![16]
+            } {
                 let mut scene = Scene::new(&[2, channels, pixels]);
                 scene.dtype = dtype;
                 scene.ignore = true;
@@ -728,7 +732,11 @@ fn what_is_no_truth_makes_the_loss_nan() {
     let gpu = gpu();
     for channels in [1usize, 2, 3, 9] {
         // Nine do not fill whole loads. (Each combination is compiled, which takes its time without a GPU.)
-        for pixels in if channels == 2 { vec![8usize, 9] } else { vec![8] } {
+        for pixels in if channels == 2 {
+            vec![8usize, 9]
+        } else {
+            vec![8]
+        } {
             let logits = Tensor::zeros((2, channels, pixels), DType::F32, &gpu).unwrap();
             let value = |target: &Target| {
                 let loss = spec("dice+ce++:gamma=2");
@@ -867,7 +875,11 @@ fn any_scene() -> impl Strategy<Value = Scene> {
                 weights: flags[1],
                 mask: false,
                 samples: flags[2],
-                smoothing: if flags[3] && labels.is_none() { 0.1 } else { 0.0 },
+                smoothing: if flags[3] && labels.is_none() {
+                    0.1
+                } else {
+                    0.0
+                },
                 scale,
                 seed,
             },
