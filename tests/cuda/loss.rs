@@ -48,6 +48,7 @@ fn near(ours: &[f64], theirs: &[f64], tolerance: f64, least: f64, what: &str) {
 
 /// A scene on the CPU, made of one seed.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools)] // coins that are tossed apart
 struct Scene {
     shape: Vec<usize>,
     dtype: DType,
@@ -93,9 +94,12 @@ impl Scene {
         let logits = from(logits, &self.shape).to_dtype(self.dtype).unwrap();
         let target = if let Some(dtype) = self.labels {
             let labels: Vec<i64> = (0..pixels)
-                .map(|_| match rng.random_bool(0.1) && self.ignore {
-                    true => 255,
-                    false => rng.random_range(0..channels.max(2) as i64),
+                .map(|_| {
+                    if rng.random_bool(0.1) && self.ignore {
+                        255
+                    } else {
+                        rng.random_range(0..channels.max(2) as i64)
+                    }
                 })
                 .collect();
             let labels = Tensor::from_vec(labels, a_pixel.as_slice(), &Device::Cpu).unwrap();
