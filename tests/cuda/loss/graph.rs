@@ -240,6 +240,11 @@ fn a_captured_loss_follows_its_numbers() {
     replayed(&items, &layout(3, 16));
 }
 
+/// An index that no kernel knows.
+fn share(s: &RegionStats) -> candle_core::Result<Tensor> {
+    &s.tp / (&s.volume + 1.0)?
+}
+
 #[test]
 fn what_was_not_planned_for_is_refused() {
     let (_, device) = device::open();
@@ -283,9 +288,6 @@ fn what_was_not_planned_for_is_refused() {
         "slices must begin at a multiple of 16 bytes",
     );
 
-    fn share(s: &RegionStats) -> candle_core::Result<Tensor> {
-        &s.tp / (&s.volume + 1.0)?
-    }
     let own = RegionLoss::new(share);
     assert!(
         Planned::new(&own, &device, &layout(2, 16))
