@@ -1,0 +1,1 @@
+//! Our side of `compare/gpu.py`: takes orders on standard input, answers each with one line.
