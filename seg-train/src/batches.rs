@@ -1,6 +1,9 @@
 //! From data set to tensors: images prepared once, kept while memory allows, gathered into batches.
 
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::{
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread::Scope,
+};
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
@@ -117,7 +120,7 @@ impl Batch {
 
 /// Class numbers with an ignore label; where a pixel belongs to no class, which no number can say, a one-hot map that is
 /// zero there in every channel.
-fn target(
+pub(crate) fn target(
     labels: &[u8],
     shape: (usize, usize, usize),
     classes: usize,
@@ -152,24 +155,52 @@ const AHEAD: usize = 4;
 
 /// Prepares one item after the other on a thread of its own, ahead of the reader. The order is that of the items.
 pub fn ahead<'scope, I, T>(
-    scope: &'scope std::thread::Scope<'scope, '_>,
+    scope: &'scope Scope<'scope, '_>,
     items: I,
-    prepare: impl Fn(I::Item) -> T + Send + 'scope,
-) -> mpsc::IntoIter<T>
+    prepare: impl Fn(I::Item) -> T + Send + Sync + 'scope,
+) -> impl Iterator<Item = T> + Send
 where
     I: Iterator + Send + 'scope,
+    I::Item: Send,
     T: Send + 'scope,
 {
-    let (sender, receiver) = mpsc::sync_channel(AHEAD);
-    scope.spawn(move || {
-        for item in items {
-            // The reader has stopped early: nothing more is wanted.
-            if sender.send(prepare(item)).is_err() {
-                break;
+    ahead_on(1, scope, items, prepare)
+}
+
+/// The same on several threads, for a reader that is faster than one. The order is still that of the items.
+pub fn ahead_on<'scope, I, T>(
+    threads: usize,
+    scope: &'scope Scope<'scope, '_>,
+    items: I,
+    prepare: impl Fn(I::Item) -> T + Send + Sync + 'scope,
+) -> impl Iterator<Item = T> + Send
+where
+    I: Iterator + Send + 'scope,
+    I::Item: Send,
+    T: Send + 'scope,
+{
+    // A place in the queue is taken with the item: the queue has the items' order, whoever is ready first.
+    let (queue, promised) = mpsc::sync_channel::<mpsc::Receiver<T>>(AHEAD + threads);
+    let source = Arc::new(Mutex::new((items, queue)));
+    let prepare = Arc::new(prepare);
+    for _ in 0..threads {
+        let (source, prepare) = (Arc::clone(&source), Arc::clone(&prepare));
+        scope.spawn(move || {
+            loop {
+                let mut next = source.lock().unwrap_or_else(PoisonError::into_inner);
+                let Some(item) = next.0.next() else { break };
+                let (promise, place) = mpsc::sync_channel(1);
+                // The reader has stopped early: nothing more is wanted.
+                if next.1.send(place).is_err() {
+                    break;
+                }
+                drop(next);
+                let _ = promise.send(prepare(item));
             }
-        }
-    });
-    receiver.into_iter()
+        });
+    }
+    drop(source);
+    promised.into_iter().map_while(|place| place.recv().ok())
 }
 
 #[cfg(test)]
@@ -258,6 +289,24 @@ mod tests {
             let squares: Vec<i32> = ahead(scope, 0..5, |i| i * i).collect();
             assert_eq!(squares, [0, 1, 4, 9, 16]);
             assert_eq!(ahead(scope, 0.., |i| i).nth(3), Some(3));
+        });
+    }
+
+    #[test]
+    fn items_of_several_threads_arrive_in_order_though_the_first_takes_longest() {
+        let slow = |i: u64| {
+            std::thread::sleep(std::time::Duration::from_millis(if i % 4 == 0 {
+                20
+            } else {
+                0
+            }));
+            i
+        };
+        std::thread::scope(|scope| {
+            let items: Vec<u64> = ahead_on(4, scope, 0..40, slow).collect();
+            assert_eq!(items, (0..40).collect::<Vec<_>>());
+            assert_eq!(ahead_on(4, scope, 0.., slow).nth(9), Some(9));
+            assert_eq!(ahead_on(4, scope, 0..0, slow).next(), None);
         });
     }
 

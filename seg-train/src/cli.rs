@@ -14,6 +14,7 @@ mod train;
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
+use seg_unet::Precision;
 
 use crate::{
     config::{Layers, OnNan},
@@ -95,6 +96,9 @@ struct TrainArgs {
     clip_norm: Option<f64>,
     #[command(flatten)]
     going_on: GoingOnArgs,
+    /// Numbers that a GPU computes the network in: f32, tf32 or bf16 [default: f32]
+    #[arg(long, value_name = "PRECISION")]
+    precision: Option<Precision>,
     /// Folder to write to: new or empty [default: runs/DATA-LOSS-SEED]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -122,6 +126,7 @@ impl TrainArgs {
             clip_norm: self.clip_norm,
             save_every: self.going_on.save_every,
             on_nan: self.going_on.on_nan,
+            precision: self.precision,
             device: self.device.clone(),
             set: self.set.clone(),
         }

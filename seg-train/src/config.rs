@@ -13,7 +13,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use dice_losses::{LossSpec, Prediction, Target};
-use seg_unet::UNetConfig;
+use seg_unet::{Precision, UNetConfig};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::layers::{parse, typed};
@@ -81,6 +81,9 @@ pub struct Recipe {
     /// What is done about a loss that is no number.
     #[serde(skip_serializing_if = "is_default")]
     pub on_nan: OnNan,
+    /// The numbers that a GPU computes the network in; the CPU knows f32 alone.
+    #[serde(skip_serializing_if = "is_default")]
+    pub precision: Precision,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -108,6 +111,7 @@ impl Default for Recipe {
             stopping: EarlyStoppingConfig::default(),
             save_every: 0,
             on_nan: OnNan::Stop,
+            precision: Precision::F32,
         }
     }
 }
@@ -191,7 +195,12 @@ impl Experiment {
     /// What a type cannot say: sizes that the network can halve, counts above zero, a loss that exists.
     pub(crate) fn check(&self) -> Result<()> {
         self.loss_spec()?;
-        device_number(&self.device)?;
+        if device_number(&self.device)?.is_none() && self.recipe.precision != Precision::F32 {
+            bail!(
+                "recipe.precision is {} and the device is cpu, which computes in f32; train with --device cuda, or leave --precision out",
+                self.recipe.precision
+            );
+        }
         self.unet.validate()?;
         let multiple = self.unet.size_multiple();
         let [height, width] = self.preprocess.size;
@@ -277,7 +286,13 @@ fn device_number(name: &str) -> Result<Option<usize>> {
     }
 }
 
-/// Opens `cpu`, `cuda` or `cuda:N`.
+/// Whether a device is one of CUDA's, by its name.
+pub(crate) fn is_cuda(name: &str) -> bool {
+    name == "cuda" || name.starts_with("cuda:")
+}
+
+/// Opens `cpu`, `cuda` or `cuda:N`. Each call gives a CUDA device a stream of its own: trainings side by side on one GPU
+/// open it once each.
 ///
 /// # Errors
 ///
@@ -285,13 +300,19 @@ fn device_number(name: &str) -> Result<Option<usize>> {
 pub fn open_device(name: &str) -> Result<Device> {
     match device_number(name)? {
         None => Ok(Device::Cpu),
-        Some(_) if !cfg!(feature = "cuda") => bail!(
-            "device `{name}` needs CUDA, and this program was built without it; build with `--features cuda`, or use --device cpu"
-        ),
-        Some(number) => {
-            Device::new_cuda(number).with_context(|| format!("device `{name}` cannot be opened"))
-        }
+        #[cfg(feature = "cuda")]
+        Some(number) => crate::cuda::device::open(name, number),
+        #[cfg(not(feature = "cuda"))]
+        Some(_) => Err(without_cuda(name)),
     }
+}
+
+/// What is said where CUDA is asked for and not built in.
+#[cfg(not(feature = "cuda"))]
+pub(crate) fn without_cuda(name: &str) -> anyhow::Error {
+    anyhow::anyhow!(
+        "device `{name}` needs CUDA, and this program was built without it; build with `--features cuda`, or use --device cpu"
+    )
 }
 
 #[cfg(test)]

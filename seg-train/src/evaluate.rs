@@ -9,12 +9,13 @@ use crate::{
     batches::{Images, ahead},
     config::Experiment,
     data::Dataset,
+    inference::Inference,
     metrics::{
         Confusion, Evaluation, ImageRow, ImageThresholds, Pixels, ReliabilityBin, Rule, Summary,
         Threshold, ThresholdSweep,
     },
     phantom::entropy,
-    raster::{Image, Labels},
+    raster::Labels,
     report::{examples::Example, table::number},
     resample::resize_labels,
     run_folder::{EpochLine, RunFolder},
@@ -95,7 +96,7 @@ pub fn evaluate(
     device: &Device,
 ) -> Result<Evaluated> {
     check_threshold(threshold, data.classes)?;
-    let unet = load(folder, experiment, device)?;
+    let net = load(folder, experiment, device)?;
     let images = Images::new(data, &experiment.preprocess);
     let mut evaluation = Evaluation::new(experiment.metrics.clone());
     let (mut entropies, mut dices) = (Vec::new(), Vec::new());
@@ -103,7 +104,7 @@ pub fn evaluate(
     std::thread::scope(|scope| -> Result<()> {
         for pair in ahead(scope, data.split.test.iter(), |&index| images.both(index)) {
             let (sample, prepared) = pair?;
-            let p = predict(&unet, &prepared.image, device)?;
+            let p = net.predict(&prepared.image)?;
             let labels = &prepared.labels;
             let pixels = Pixels::new(&p, data.classes, &labels.data)?;
             let mask = Labels {
@@ -154,7 +155,7 @@ pub fn evaluate(
     };
     let rows = evaluation.rows().to_vec();
     let shown = spread_by_dice(&rows);
-    let mut examples = show(&unet, experiment, data, &shown, threshold, device)?;
+    let mut examples = show(&net, experiment, data, &shown, threshold)?;
     for (example, row) in examples
         .iter_mut()
         .zip(shown.iter().map(|&place| &rows[place]))
@@ -201,17 +202,16 @@ fn mean(values: &[f64]) -> f64 {
 ///
 /// When an image cannot be read.
 pub fn show(
-    unet: &UNet,
+    net: &Inference,
     experiment: &Experiment,
     data: &Dataset,
     shown: &[usize],
     threshold: Option<f64>,
-    device: &Device,
 ) -> Result<Vec<Example>> {
     let images = Images::new(data, &experiment.preprocess);
     let example = |&place: &usize| {
         let prepared = images.get(data.split.test[place])?;
-        let p = predict(unet, &prepared.image, device)?;
+        let p = net.predict(&prepared.image)?;
         Ok(Example {
             caption: prepared.id,
             probability: foreground(&p, data.classes),
@@ -224,12 +224,12 @@ pub fn show(
     shown.iter().map(example).collect()
 }
 
-/// The weights of the best epoch.
+/// The network with the weights of the best epoch.
 ///
 /// # Errors
 ///
 /// When there are none yet, or they are damaged.
-pub fn load(folder: &RunFolder, experiment: &Experiment, device: &Device) -> Result<UNet> {
+pub fn load(folder: &RunFolder, experiment: &Experiment, device: &Device) -> Result<Inference> {
     let path = folder.file(Best::NAME);
     if !path.is_file() {
         let shown = folder.path().display();
@@ -243,26 +243,13 @@ pub fn load(folder: &RunFolder, experiment: &Experiment, device: &Device) -> Res
         }
     }
     let (file, _) = Best::read(folder, &experiment.unet)?;
-    Ok(UNet::load_bytes(
+    let unet = UNet::load_bytes(
         &experiment.unet,
         &path.display().to_string(),
         file.bytes(),
         device,
-    )?)
-}
-
-/// The class probabilities of one image, planar `[classes, pixels]`.
-///
-/// # Errors
-///
-/// When the image does not fit the network.
-pub fn predict(unet: &UNet, image: &Image, device: &Device) -> Result<Vec<f32>> {
-    let input = Tensor::from_slice(
-        &image.data,
-        (1, image.channels, image.height, image.width),
-        device,
     )?;
-    probabilities(&unet.infer(&input)?)
+    Ok(Inference::new(unet, experiment.recipe.precision, device))
 }
 
 /// Softmax over dimension 1 of logits `[N, C, H, W]`, as a plain array of the same order.

@@ -12,10 +12,13 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Storage, Tensor, Var, WithDType};
+use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Storage, Tensor, Var, WithDType};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::{cell::RefCell, collections::HashMap};
+
+#[cfg(feature = "cuda")]
+use crate::cuda::sgd::{Fused, Settings};
 
 /// Settings of [`Sgd`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,6 +92,9 @@ pub struct Sgd {
     nesterov: bool,
     clip_norm: Option<f64>,
     parameters: Vec<Parameter>,
+    /// The velocities of variables on a GPU, and the kernels of a step.
+    #[cfg(feature = "cuda")]
+    fused: Option<Fused>,
 }
 
 #[derive(Debug)]
@@ -105,6 +111,9 @@ enum Velocity {
     F32(Vec<f32>),
     F64(Vec<f64>),
     Tensor(Tensor),
+    /// Among those of all variables, on the GPU.
+    #[cfg(feature = "cuda")]
+    Fused,
 }
 
 impl Velocity {
@@ -133,6 +142,8 @@ impl Velocity {
             Self::F32(v) => Tensor::from_slice(v, var.shape(), var.device())?,
             Self::F64(v) => Tensor::from_slice(v, var.shape(), var.device())?,
             Self::Tensor(v) => v.copy()?,
+            #[cfg(feature = "cuda")]
+            Self::Fused => bail!("a velocity on the GPU is copied with all others"),
         })
     }
 }
@@ -160,13 +171,31 @@ impl Sgd {
                 "the norm to clip gradients to is {norm}; it must be positive"
             );
         }
+        #[cfg(feature = "cuda")]
+        let fused = Fused::fits(vars)
+            .then(|| {
+                let settings = Settings {
+                    momentum: config.momentum,
+                    nesterov: config.nesterov,
+                    clip_norm: config.clip_norm,
+                };
+                Fused::new(vars, settings)
+            })
+            .transpose()?;
+        let zeros = |var: &Var| {
+            #[cfg(feature = "cuda")]
+            if fused.is_some() {
+                return Ok(Velocity::Fused);
+            }
+            Velocity::zeros(var)
+        };
         let parameters = vars
             .iter()
             .map(|(name, var)| {
                 Ok(Parameter {
                     name: name.clone(),
                     var: var.clone(),
-                    velocity: Velocity::zeros(var)?,
+                    velocity: zeros(var)?,
                 })
             })
             .collect::<Result<_>>()?;
@@ -176,6 +205,8 @@ impl Sgd {
             nesterov: config.nesterov,
             clip_norm: config.clip_norm,
             parameters,
+            #[cfg(feature = "cuda")]
+            fused,
         })
     }
 
@@ -187,6 +218,12 @@ impl Sgd {
     /// Sets the learning rate of the steps to come. The velocities stay: see the module's notes.
     pub fn set_lr(&mut self, lr: f64) {
         self.lr = lr;
+    }
+
+    /// The step of variables on a GPU; none where they are elsewhere.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn fused(&mut self) -> Option<&mut Fused> {
+        self.fused.as_mut()
     }
 
     /// Whether a step needs all gradients at once, and [`Self::update`] is none.
@@ -285,6 +322,16 @@ impl Sgd {
     ///
     /// If the device has no room for the copies.
     pub fn velocity(&self) -> Result<Vec<(String, Tensor)>> {
+        #[cfg(feature = "cuda")]
+        if let Some(fused) = &self.fused {
+            let velocities = self.parameters.iter().zip(fused.velocity()?);
+            return velocities
+                .map(|(p, v)| {
+                    let velocity = Tensor::from_vec(v, p.var.shape(), &Device::Cpu)?;
+                    Ok((p.name.clone(), velocity))
+                })
+                .collect();
+        }
         self.parameters
             .iter()
             .map(|p| Ok((p.name.clone(), p.velocity.tensor(&p.var)?)))
@@ -314,8 +361,22 @@ impl Sgd {
                         p.var.dtype()
                     );
                 }
-                Velocity::of(v, &p.var)
+                Ok(v)
             })
+            .collect::<Result<Vec<_>>>()?;
+        #[cfg(feature = "cuda")]
+        if let Some(fused) = &mut self.fused {
+            let velocities = velocities
+                .iter()
+                .map(|v| v.flatten_all()?.to_vec1())
+                .collect::<candle_core::Result<Vec<_>>>()?;
+            return fused.set_velocity(&velocities);
+        }
+        let velocities = self
+            .parameters
+            .iter()
+            .zip(velocities)
+            .map(|(p, v)| Velocity::of(v, &p.var))
             .collect::<Result<Vec<_>>>()?;
         for (parameter, velocity) in self.parameters.iter_mut().zip(velocities) {
             parameter.velocity = velocity;
@@ -352,6 +413,9 @@ fn sum_of_squares(tensor: &Tensor) -> candle_core::Result<f64> {
         Storage::Cpu(CpuStorage::F64(values)) => of(covered!(values, layout)),
         _ => {
             drop(storage);
+            if !tensor.device().is_cpu() {
+                return sum_of_squares(&tensor.to_device(&Device::Cpu)?);
+            }
             let squares = tensor.to_dtype(DType::F64)?.sqr()?;
             squares.sum_all()?.to_scalar()?
         }
@@ -380,6 +444,10 @@ impl Parameter {
             momentum,
             nesterov,
         } = step;
+        #[cfg(feature = "cuda")]
+        if matches!(self.velocity, Velocity::Fused) {
+            bail!("variables on a GPU are updated all at once, by the trainer's own kernel");
+        }
         if let Velocity::Tensor(velocity) = &mut self.velocity {
             let push = (g * lr)?;
             *velocity = ((&*velocity * momentum)? - &push)?.detach();
@@ -470,7 +538,6 @@ impl InplaceOp2 for Update<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
 
     const NESTEROV: SgdConfig = SgdConfig {
         lr: 0.1,

@@ -7,14 +7,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use candle_core::Device;
 use image::{GrayImage, Luma, RgbImage};
-use seg_unet::UNet;
 
 use crate::{
     config::Experiment,
     data::{Links, check_name, image_files, read_image},
-    evaluate::{check_threshold, classes, foreground, predict},
+    evaluate::{check_threshold, classes, foreground},
+    inference::Inference,
     preprocess::{Interpolation, prepare_image},
     raster::Image,
     report::{canvas::save_png, colours::heat},
@@ -115,9 +114,8 @@ pub fn refuse_overwriting(files: &[PathBuf], out: &Path, classes: usize) -> Resu
 ///
 /// An image that cannot be read, a folder that cannot be written to, a threshold for more than two classes.
 pub fn segment(
-    unet: &UNet,
+    net: &Inference,
     experiment: &Experiment,
-    device: &Device,
     file: &Path,
     out: &Path,
     threshold: Option<f64>,
@@ -133,7 +131,7 @@ pub fn segment(
     let seen = prepare_image(&image, &experiment.preprocess)?;
     let p = Image {
         channels: count,
-        data: predict(unet, &seen, device)?,
+        data: net.predict(&seen)?,
         ..seen
     };
     let p = resize(&p, size, Interpolation::Bilinear).data;
@@ -187,7 +185,8 @@ fn stem(file: &Path) -> String {
 mod tests {
     use super::*;
     use crate::config::Preset;
-    use seg_unet::UNetConfig;
+    use candle_core::Device;
+    use seg_unet::{Precision, UNet, UNetConfig};
 
     #[test]
     fn two_images_of_one_name_are_refused_before_any_is_written() {
@@ -254,9 +253,8 @@ mod tests {
             ..UNetConfig::default()
         };
         let unet = UNet::new(&experiment.unet, 1, &Device::Cpu).unwrap();
-        let segment = |t| {
-            segment(&unet, &experiment, &Device::Cpu, &file, dir.path(), t).map(|found| found.share)
-        };
+        let net = Inference::new(unet, Precision::F32, &Device::Cpu);
+        let segment = |t| segment(&net, &experiment, &file, dir.path(), t).map(|found| found.share);
         assert!(segment(Some(0.5)).is_err());
         let share = segment(None).unwrap();
 

@@ -1,10 +1,13 @@
 //! What a user sees while the network trains: a bar on a terminal, a line an epoch anywhere else.
 
-use std::{io::IsTerminal as _, time::Duration};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::run_folder::EpochLine;
+use crate::{
+    run_folder::EpochLine,
+    say::{is_terminal, say},
+};
 
 /// A learning rate as a person writes it, to four digits: a reduced one is a product of f32 (0.0009999999 where 0.001 is
 /// meant).
@@ -23,7 +26,7 @@ pub struct Progress {
 impl Progress {
     /// For a run of `epochs` epochs of `images` training images each, `done` images of which lie behind it.
     pub fn new(epochs: usize, images: usize, done: usize) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
+        let bar = is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(
                 Some((epochs * images) as u64),
                 ProgressDrawTarget::stderr_with_hz(5),
@@ -64,11 +67,17 @@ impl Progress {
         }
     }
 
+    /// Whether somebody sees the steps as they are made.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn is_shown(&self) -> bool {
+        self.bar.is_some()
+    }
+
     /// A line for the user, which stays.
     pub fn say(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.println(line),
-            None => eprintln!("{line}"),
+            None => say(line),
         }
     }
 
@@ -81,7 +90,7 @@ impl Progress {
                 line.val_loss, line.val_dice
             );
         } else {
-            eprintln!(
+            say(&format!(
                 "epoch {}/{}  loss {:.4}  validation loss {:.4}  Dice {:.4}  rate {}  {:.1} images/s{best}",
                 line.epoch,
                 self.epochs,
@@ -90,7 +99,7 @@ impl Progress {
                 line.val_dice,
                 shown(line.lr),
                 line.images_per_second
-            );
+            ));
         }
     }
 

@@ -7,15 +7,14 @@
 use std::fmt::{self, Display};
 
 use anyhow::{Context, Result, bail};
-use candle_core::Device;
-use seg_unet::UNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     batches::{Images, ahead},
     config::Experiment,
     data::Dataset,
-    evaluate::{foreground, predict},
+    evaluate::foreground,
+    inference::Inference,
     metrics::{Confusion, EmptyMask, ImageThresholds, Pixels, ThresholdSweep},
     open,
     run_folder::RunFolder,
@@ -148,19 +147,18 @@ pub fn best_epoch(folder: &RunFolder) -> Result<usize> {
 ///
 /// Unreadable images, or an output that holds no probabilities.
 pub fn sweep(
-    unet: &UNet,
+    net: &Inference,
     experiment: &Experiment,
     data: &Dataset,
     part: &[usize],
     thresholds: &ThresholdSweep,
-    device: &Device,
 ) -> Result<Vec<ImageThresholds>> {
     let images = Images::new(data, &experiment.preprocess);
     std::thread::scope(|scope| {
         ahead(scope, part.iter(), |&index| images.both(index))
             .map(|pair| {
                 let (sample, prepared) = pair?;
-                let p = predict(unet, &prepared.image, device)?;
+                let p = net.predict(&prepared.image)?;
                 // For its errors: a NaN is below every threshold and would pass for background.
                 Pixels::new(&p, data.classes, &prepared.labels.data)
                     .with_context(|| format!("image {}", sample.id))?;

@@ -1,4 +1,7 @@
-//! The training loop, to be read from top to bottom.
+//! The training loop, to be read from top to bottom; `gpu` is its part on a CUDA device.
+
+#[cfg(feature = "cuda")]
+mod gpu;
 
 use std::{
     fmt,
@@ -24,6 +27,7 @@ use crate::{
     progress::{Progress, shown},
     rng::{Purpose, stream},
     run_folder::{EpochLine, RunFolder},
+    say::say,
     state::{Begun, Best, Found, PREVIOUS, Position, State},
     store,
 };
@@ -87,6 +91,9 @@ struct Run<'a> {
     loss: Box<dyn Loss>,
     unet: UNet,
     sgd: Sgd,
+    /// The steps on a CUDA device; none on the CPU.
+    #[cfg(feature = "cuda")]
+    gpu: Option<crate::cuda::step::Steps>,
     position: Position,
     /// Where the last state stands.
     saved: Position,
@@ -109,10 +116,10 @@ impl<'a> Run<'a> {
         store::remove_parts(folder.path())?;
         if let Some(Found { state, passed_over }) = State::last(folder, experiment, &device)? {
             if let Some(why) = passed_over {
-                eprintln!(
+                say(&format!(
                     "warning: {why}; going on from the state before it, of {}",
                     state.position
-                );
+                ));
             }
             position = state.position;
             check_best(&position, folder, experiment)?;
@@ -123,6 +130,8 @@ impl<'a> Run<'a> {
             folder.refuse_log_without_state()?;
             State::write(folder, experiment, &position, &unet, &sgd)?;
         }
+        #[cfg(feature = "cuda")]
+        let gpu = Self::steps_on_gpu(recipe, &device)?;
         let images_behind = position.epoch * data.split.train.len() + position.begun.images;
         Ok(Self {
             experiment,
@@ -130,6 +139,8 @@ impl<'a> Run<'a> {
             images,
             folder,
             device,
+            #[cfg(feature = "cuda")]
+            gpu,
             loss: experiment.loss_spec()?.build(),
             unet,
             sgd,
@@ -141,6 +152,13 @@ impl<'a> Run<'a> {
 
     fn go_on(&mut self, stop: &AtomicBool) -> Result<End> {
         while self.position.epoch < self.experiment.recipe.epochs && !self.position.finished {
+            #[cfg(feature = "cuda")]
+            if self.gpu.is_some() {
+                self.launch_steps(stop)?;
+            } else {
+                self.steps(stop)?;
+            }
+            #[cfg(not(feature = "cuda"))]
             self.steps(stop)?;
             let asked = || stop.load(Ordering::Relaxed);
             let steps = self
@@ -172,8 +190,7 @@ impl<'a> Run<'a> {
         let started = Instant::now();
         self.sgd.set_lr(self.position.lr);
 
-        let mut order = self.data.split.train.clone();
-        order.shuffle(&mut stream(*seed, Purpose::Order, epoch as u64, 0));
+        let order = self.order(epoch);
         thread::scope(|scope| -> Result<()> {
             let chunks = order.chunks(recipe.batch).skip(before.steps);
             let batches = ahead(scope, chunks, |chunk| {
@@ -198,6 +215,14 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// The training images in this epoch's order.
+    fn order(&self, epoch: usize) -> Vec<usize> {
+        let mut order = self.data.split.train.clone();
+        let mut rng = stream(self.experiment.seed, Purpose::Order, epoch as u64, 0);
+        order.shuffle(&mut rng);
+        order
+    }
+
     fn step(&mut self, batch: &Batch) -> Result<()> {
         let Self { unet, sgd, .. } = self;
         let pass = unet.pass(&batch.images)?;
@@ -207,7 +232,7 @@ impl<'a> Run<'a> {
         let value = f64::from(value.to_scalar::<f32>()?);
         if !value.is_finite() {
             let largest = largest(pass.logits())?;
-            return self.no_number("loss", value, batch, Some(largest));
+            return self.no_number("loss", value, &batch.ids, Some(largest));
         }
         if sgd.clips() || self.experiment.recipe.on_nan == OnNan::Skip {
             // All of them before the first variable changes.
@@ -219,20 +244,24 @@ impl<'a> Run<'a> {
             let gradients: Vec<&Tensor> = gradients.iter().flatten().collect();
             let length = norm(&gradients)?;
             if !length.is_finite() {
-                return self.no_number("norm of the gradient", length, batch, None);
+                return self.no_number("norm of the gradient", length, &batch.ids, None);
             }
             sgd.step_each(&gradients)?;
         } else {
             pass.backward_each(&gradient, |at, gradient| sgd.update(at, &gradient))?;
         }
+        self.taken(value, batch.len());
+        Ok(())
+    }
+
+    /// Counts a step that was taken, of so many images and this loss.
+    fn taken(&mut self, loss: f64, images: usize) {
         let begun = &mut self.position.begun;
         begun.steps += 1;
-        begun.images += batch.len();
-        begun.loss += value * batch.len() as f64;
+        begun.images += images;
+        begun.loss += loss * images as f64;
         let (epoch, mean) = (self.position.epoch + 1, begun.loss / begun.images as f64);
-        self.progress
-            .step(epoch, batch.len(), mean, self.position.lr);
-        Ok(())
+        self.progress.step(epoch, images, mean, self.position.lr);
     }
 
     /// What is done about a number of a step that is none: the step is left out, or the run ends.
@@ -240,21 +269,14 @@ impl<'a> Run<'a> {
         &mut self,
         what: &str,
         value: f64,
-        batch: &Batch,
+        ids: &[String],
         largest_logit: Option<f64>,
     ) -> Result<()> {
         let (weights, velocity) = self.norms()?;
-        let place = format!(
-            "the {what} is {value} in epoch {}, step {} ({})",
-            self.position.epoch + 1,
-            self.position.begun.steps + 1,
-            images(&batch.ids)
-        );
+        let place = self.place(what, value, ids);
         // Weights that are no numbers themselves would leave out every step to come.
         if self.experiment.recipe.on_nan == OnNan::Skip && weights.is_finite() {
-            self.position.begun.steps += 1;
-            self.position.begun.skipped += 1;
-            self.progress.say(&format!("{place}; the step is left out"));
+            self.leave_out(&place);
             return Ok(());
         }
         let logits = largest_logit.map_or(String::new(), |largest| {
@@ -265,6 +287,23 @@ impl<'a> Run<'a> {
             shown(self.position.lr),
             self.advice(weights.is_finite())
         )))
+    }
+
+    /// Where a number was none.
+    fn place(&self, what: &str, value: f64, ids: &[String]) -> String {
+        format!(
+            "the {what} is {value} in epoch {}, step {} ({})",
+            self.position.epoch + 1,
+            self.position.begun.steps + 1,
+            images(ids)
+        )
+    }
+
+    /// Counts a step that was left out.
+    fn leave_out(&mut self, place: &str) {
+        self.position.begun.steps += 1;
+        self.position.begun.skipped += 1;
+        self.progress.say(&format!("{place}; the step is left out"));
     }
 
     /// What to do about numbers that are none.
@@ -310,18 +349,17 @@ impl<'a> Run<'a> {
         }
         let validation = self.validate(epoch)?;
         let position = &mut self.position;
-        let best = position
-            .best
-            .is_none_or(|(_, lowest)| validation.loss < lowest);
+        let val_loss = validation.loss();
+        let best = position.best.is_none_or(|(_, lowest)| val_loss < lowest);
         if best {
-            position.best = Some((epoch, validation.loss));
+            position.best = Some((epoch, val_loss));
             Best { epoch }.write(self.folder, &self.unet)?;
         }
         let line = EpochLine {
             epoch,
             loss: loss / images as f64,
-            val_loss: validation.loss,
-            val_dice: validation.dice,
+            val_loss,
+            val_dice: validation.dice(),
             lr: position.lr,
             best,
             skipped,
@@ -331,8 +369,8 @@ impl<'a> Run<'a> {
         self.folder.append_log(&line)?;
         self.progress.epoch(&line);
 
-        position.lr = position.plateau.step(validation.loss, position.lr);
-        position.finished = position.stopping.step(validation.loss);
+        position.lr = position.plateau.step(val_loss, position.lr);
+        position.finished = position.stopping.step(val_loss);
         position.epoch = epoch;
         position.begun = Begun::default();
         // Last: whatever a crash leaves half done before this line is done again.
@@ -363,67 +401,116 @@ impl<'a> Run<'a> {
     }
 
     /// The mean loss and Dice an image over the validation set, which is never augmented.
-    fn validate(&self, epoch: usize) -> Result<Validation> {
-        let Experiment { recipe, unet, .. } = self.experiment;
-        let (mut total, mut seen) = (0.0, 0_usize);
-        let mut dices = Vec::new();
+    fn validate(&mut self, epoch: usize) -> Result<Validation> {
+        #[cfg(feature = "cuda")]
+        if self.gpu.is_some() {
+            return self.validate_on_gpu(epoch);
+        }
+        let (images, classes) = (self.images, self.experiment.unet.classes);
+        let mut validation = Validation::default();
         thread::scope(|scope| -> Result<()> {
-            let chunks = self.data.split.val.chunks(recipe.batch);
+            let chunks = self.data.split.val.chunks(self.experiment.recipe.batch);
             let batches = ahead(scope, chunks, |chunk| {
-                let prepared = chunk.iter().map(|&index| self.images.get(index));
-                Batch::gather(
-                    &prepared.collect::<Result<Vec<_>>>()?,
-                    unet.classes,
-                    &self.device,
-                )
+                let prepared = chunk.iter().map(|&index| images.get(index));
+                let prepared = prepared.collect::<Result<Vec<_>>>()?;
+                Batch::gather(&prepared, classes, &self.device)
             });
             for batch in batches {
                 let batch = batch?;
                 let logits = self.unet.infer(&batch.images)?;
-                let value = self
-                    .loss
-                    .loss(&Prediction::logits(&logits), &batch.target)?;
-                let value = f64::from(value.to_scalar::<f32>()?);
-                if !value.is_finite() {
-                    let (weights, _) = self.norms()?;
-                    bail!(Diverged(format!(
-                        "the validation loss is {value} in epoch {epoch} ({}) at learning rate {}, with weights of norm {weights:.3e} and logits up to {:.3e}; {}",
-                        images(&batch.ids),
-                        shown(self.position.lr),
-                        largest(&logits)?,
-                        self.advice(false)
-                    )));
-                }
-                let (p, classes) = (probabilities(&logits)?, unet.classes);
-                let pixels = batch.labels.len() / batch.len();
-                for (p, labels) in p
-                    .chunks_exact(classes * pixels)
-                    .zip(batch.labels.chunks_exact(pixels))
-                {
-                    let counts =
-                        Confusion::of_argmax(&Pixels::new(p, classes, labels)?).split_off(1);
-                    // An image without a counted pixel has no Dice.
-                    dices.extend(
-                        counts
-                            .iter()
-                            .filter_map(|class| class.dice(EmptyMask::Agreement)),
-                    );
-                }
-                total += value * batch.len() as f64;
-                seen += batch.len();
+                let measured = Measured::of(self.loss.as_ref(), &batch, &logits)?;
+                self.check_validation(epoch, &batch.ids, &measured)?;
+                validation.add(batch.len(), &measured);
             }
             Ok(())
         })?;
-        Ok(Validation {
-            loss: total / seen as f64,
-            dice: dices.iter().sum::<f64>() / dices.len().max(1) as f64,
-        })
+        Ok(validation)
+    }
+
+    /// Ends the run where a validation loss is no number.
+    fn check_validation(&self, epoch: usize, ids: &[String], measured: &Measured) -> Result<()> {
+        let &Measured {
+            loss,
+            largest_logit,
+            ..
+        } = measured;
+        if loss.is_finite() {
+            return Ok(());
+        }
+        let (weights, _) = self.norms()?;
+        bail!(Diverged(format!(
+            "the validation loss is {loss} in epoch {epoch} ({}) at learning rate {}, with weights of norm {weights:.3e} and logits up to {largest_logit:.3e}; {}",
+            images(ids),
+            shown(self.position.lr),
+            self.advice(false)
+        )));
     }
 }
 
+/// What a validation comes to.
+#[derive(Default)]
 struct Validation {
+    /// The sum of the images' losses.
     loss: f64,
-    dice: f64,
+    images: usize,
+    dices: Vec<f64>,
+}
+
+impl Validation {
+    /// Adds a batch of so many images.
+    fn add(&mut self, images: usize, measured: &Measured) {
+        self.loss += measured.loss * images as f64;
+        self.images += images;
+        self.dices.extend(&measured.dices);
+    }
+
+    /// The mean loss an image.
+    fn loss(&self) -> f64 {
+        self.loss / self.images as f64
+    }
+
+    /// The mean Dice an image, of those that have one.
+    fn dice(&self) -> f64 {
+        self.dices.iter().sum::<f64>() / self.dices.len().max(1) as f64
+    }
+}
+
+/// One batch of the validation set.
+struct Measured {
+    loss: f64,
+    /// An image without a counted pixel has none.
+    dices: Vec<f64>,
+    /// Looked for where the loss is no number, else 0.
+    largest_logit: f64,
+}
+
+impl Measured {
+    fn of(loss: &dyn Loss, batch: &Batch, logits: &Tensor) -> Result<Self> {
+        let value = loss.loss(&Prediction::logits(logits), &batch.target)?;
+        let value = f64::from(value.to_scalar::<f32>()?);
+        let mut measured = Self {
+            loss: value,
+            dices: Vec::new(),
+            largest_logit: 0.0,
+        };
+        if !value.is_finite() {
+            measured.largest_logit = largest(logits)?;
+            return Ok(measured);
+        }
+        let (p, classes) = (probabilities(logits)?, logits.dim(1)?);
+        let pixels = batch.labels.len() / batch.len();
+        for (p, labels) in p
+            .chunks_exact(classes * pixels)
+            .zip(batch.labels.chunks_exact(pixels))
+        {
+            let counts = Confusion::of_argmax(&Pixels::new(p, classes, labels)?).split_off(1);
+            let dices = counts
+                .iter()
+                .filter_map(|class| class.dice(EmptyMask::Agreement));
+            measured.dices.extend(dices);
+        }
+        Ok(measured)
+    }
 }
 
 /// Refuses to go on where the best weights so far are gone: no epoch to come may be as good.

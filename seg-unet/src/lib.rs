@@ -26,10 +26,12 @@ mod init;
 mod kernels;
 pub mod ops;
 mod pass;
+mod precision;
 pub mod profile;
 mod unet;
 mod weights;
 
 pub use config::UNetConfig;
 pub use kernels::simd::InstructionSet;
+pub use precision::Precision;
 pub use unet::{Pass, UNet};

@@ -22,7 +22,7 @@ pub(super) fn run(args: &PredictArgs) -> Result<(), Failure> {
     let device =
         open_device(args.device.as_deref().unwrap_or(&experiment.device)).map_err(usage)?;
     let (threshold, why) = decide(&folder, args.threshold, classes)?;
-    let unet = load(&folder, &experiment, &device)?;
+    let net = load(&folder, &experiment, &device)?;
     let links = if experiment.data.follow_links {
         Links::Anywhere
     } else {
@@ -34,7 +34,7 @@ pub(super) fn run(args: &PredictArgs) -> Result<(), Failure> {
     print(&format!("foreground is {why}\n"));
     let mut failed = 0;
     for file in &files {
-        match segment(&unet, &experiment, &device, file, &args.out, threshold) {
+        match segment(&net, &experiment, file, &args.out, threshold) {
             Ok(found) => print(&format!(
                 "{}  {}x{}  {:.2} % foreground\n",
                 file.display(),

@@ -83,28 +83,26 @@ pub(super) fn run(args: &ThresholdArgs) -> Result<(), Failure> {
     let device =
         open_device(args.device.as_deref().unwrap_or(&experiment.device)).map_err(usage)?;
     let data = folder.data_set(&experiment)?;
-    let unet = load(&folder, &experiment, &device)?;
+    let net = load(&folder, &experiment, &device)?;
 
     let empty = experiment.metrics.empty;
     let validation = sweep(
-        &unet,
+        &net,
         &experiment,
         &data,
         &data.split.val,
         &ThresholdSweep::even(PARTS),
-        &device,
     )?;
     let (threshold, value, images) = choose(&validation, target, empty)?;
     let mut shown = vec![0.5, threshold];
     shown.sort_by(f64::total_cmp);
     shown.dedup();
     let test = sweep(
-        &unet,
+        &net,
         &experiment,
         &data,
         &data.split.test,
         &ThresholdSweep::new(shown.clone())?,
-        &device,
     )?;
 
     let mut rows = vec![header()];

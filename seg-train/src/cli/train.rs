@@ -295,10 +295,10 @@ fn picture_comparison(out: &Path, runs: &[(String, Evaluated)], data: &Dataset) 
         let folder = RunFolder::open(&out.join(name))?;
         let experiment = folder.experiment()?;
         let device = experiment.open_device()?;
-        let unet = load(&folder, &experiment, &device)?;
+        let net = load(&folder, &experiment, &device)?;
         columns.push((
             name.clone(),
-            show(&unet, &experiment, data, &first.shown, None, &device)?,
+            show(&net, &experiment, data, &first.shown, None)?,
         ));
     }
     let title = format!("Predicted probabilities on {}", data.name);

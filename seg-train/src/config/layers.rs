@@ -6,6 +6,8 @@ use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
+use seg_unet::Precision;
+
 use super::{Experiment, OnNan, Preset, unknown};
 use crate::{
     data::{DataConfig, Layout},
@@ -36,6 +38,8 @@ pub struct Layers {
     pub save_every: Option<usize>,
     /// `--on-nan`.
     pub on_nan: Option<OnNan>,
+    /// `--precision`.
+    pub precision: Option<Precision>,
     /// `--device`.
     pub device: Option<String>,
     /// `--set`, as `key=value`.
@@ -140,6 +144,9 @@ impl Layers {
         }
         if let Some(on_nan) = self.on_nan {
             put("recipe.on_nan", Value::try_from(on_nan)?);
+        }
+        if let Some(precision) = self.precision {
+            put("recipe.precision", Value::try_from(precision)?);
         }
         for (key, value) in [
             ("recipe.epochs", self.epochs),

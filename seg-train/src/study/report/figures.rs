@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     batches::Images,
-    evaluate::{foreground, load, predict},
+    evaluate::{foreground, load},
     metrics::{Confusion, EmptyMask},
     preprocess::Prepared,
     report::{
@@ -51,7 +51,7 @@ impl<'a> Predictions<'a> {
         if !self.known.contains_key(&key) {
             let experiment = &run.experiment;
             let folder = RunFolder::open(&run_folder(self.out, &run.name))?;
-            let unet = load(&folder, experiment, &Device::Cpu)?;
+            let net = load(&folder, experiment, &Device::Cpu)?;
             let data = folder.data_set(experiment)?;
             let images = Images::new(&data, &experiment.preprocess);
             let test = &data.split.test;
@@ -62,7 +62,7 @@ impl<'a> Predictions<'a> {
                     format!("{} no longer has the test image {id}", experiment.data)
                 })?;
             let prepared = images.get(index)?;
-            let p = predict(&unet, &prepared.image, &Device::Cpu)?;
+            let p = net.predict(&prepared.image)?;
             self.known
                 .insert(key.clone(), (prepared, foreground(&p, data.classes)));
         }
