@@ -43,6 +43,13 @@ pub trait RegionIndex: Send + Sync {
     fn loss(&self, stats: &RegionStats) -> Result<Tensor> {
         self.index(stats)?.affine(-1.0, 1.0)
     }
+
+    /// The index as data, if it is one of those that a CUDA kernel knows; the others' tensor operations run on the
+    /// device one by one.
+    #[cfg(feature = "cuda")]
+    fn ratio(&self) -> Option<crate::cuda::Ratio> {
+        None
+    }
 }
 
 impl<F: Fn(&RegionStats) -> Result<Tensor> + Send + Sync> RegionIndex for F {
@@ -90,6 +97,11 @@ impl RegionIndex for Tversky {
     fn loss(&self, stats: &RegionStats) -> Result<Tensor> {
         let errors = ((&stats.fp * self.alpha)? + (&stats.fn_ * self.beta)?)?;
         guard::ratio(&errors, &((&stats.tp + &errors)? + self.smooth)?)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn ratio(&self) -> Option<crate::cuda::Ratio> {
+        Some(crate::cuda::Ratio::Tversky(*self))
     }
 }
 
@@ -172,5 +184,10 @@ impl RegionIndex for GeneralisedDice {
         let all = ((&stats.tp * 2.0)? + &errors)?;
         let sum = |x: Tensor| (x * &weights)?.sum_keepdim(D::Minus1);
         guard::ratio(&sum(errors)?, &(sum(all)? + self.smooth)?)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn ratio(&self) -> Option<crate::cuda::Ratio> {
+        Some(crate::cuda::Ratio::GeneralisedDice(*self))
     }
 }

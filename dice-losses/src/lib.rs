@@ -70,6 +70,8 @@
 pub use candle_core;
 
 mod composed;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod field;
 mod fused;
 pub mod guard;

@@ -39,6 +39,18 @@ pub trait Loss: Send + Sync {
     /// As [`Loss::loss`].
     fn of_sums(&self, sums: &Sums) -> Result<Tensor>;
 
+    /// What [`Loss::of_sums`] computes, as data that a CUDA kernel computes behind the sums: then the value and the
+    /// gradient are two launches in all. None, the default, if the loss is made of tensor operations: they run on the
+    /// device one by one, and nothing else changes. A loss that is another one gives the other's.
+    ///
+    /// # Errors
+    ///
+    /// If a parameter of the loss is outside its range, or does not fit the number of channels.
+    #[cfg(feature = "cuda")]
+    fn algebra(&self, _request: &Request) -> Result<Option<crate::cuda::Algebra>> {
+        Ok(None)
+    }
+
     /// The loss in the working dtype (f64 where the device has it), differentiable in the prediction; users call
     /// [`Loss::loss`].
     ///
@@ -47,6 +59,12 @@ pub trait Loss: Send + Sync {
     /// As [`Loss::loss`].
     fn evaluate(&self, prediction: &Prediction, target: &Target) -> Result<Tensor> {
         let request = requested(self, prediction)?;
+        #[cfg(feature = "cuda")]
+        if let Some(algebra) = algebra(self, prediction, &request)?
+            && let Some(loss) = crate::cuda::evaluate(prediction, target, &request, &algebra)?
+        {
+            return Ok(loss);
+        }
         self.of_sums(&fused::sums(prediction, target, &request)?)
     }
 
@@ -74,7 +92,7 @@ pub trait Loss: Send + Sync {
 
     /// The loss and its gradient in the prediction's values, both detached.
     ///
-    /// On the CPU this is one pass for the sums and one for the gradient, and the gradient is the only large tensor
+    /// On the CPU and on a CUDA device this is one pass for the sums and one for the gradient, and the gradient is the only large tensor
     /// that is made (of contiguous logits; a mask, weights, or a dense target of another dtype are copied), where
     /// `Tensor::backward` would add a zero-filled tensor to it. A sum of losses with several γ makes a pass for each. In a training step multiply the gradient
     /// into the logits and call `backward` on the sum, `(logits * gradient)?.sum_all()?.backward()?`. With
@@ -85,6 +103,12 @@ pub trait Loss: Send + Sync {
     /// As [`Loss::loss`].
     fn value_and_grad(&self, prediction: &Prediction, target: &Target) -> Result<(Tensor, Tensor)> {
         let request = requested(self, prediction)?;
+        #[cfg(feature = "cuda")]
+        if let Some(algebra) = algebra(self, prediction, &request)?
+            && let Some(both) = crate::cuda::value_and_grad(prediction, target, &request, &algebra)?
+        {
+            return Ok(both);
+        }
         let (loss, gradient) =
             fused::value_and_grad(prediction, target, &request, &|sums| self.of_sums(sums))?;
         Ok((loss.to_dtype(output_dtype(prediction))?, gradient))
@@ -101,6 +125,11 @@ macro_rules! pointer {
 
             fn of_sums(&self, sums: &Sums) -> Result<Tensor> {
                 (**self).of_sums(sums)
+            }
+
+            #[cfg(feature = "cuda")]
+            fn algebra(&self, request: &Request) -> Result<Option<crate::cuda::Algebra>> {
+                (**self).algebra(request)
             }
 
             fn evaluate(&self, prediction: &Prediction, target: &Target) -> Result<Tensor> {
@@ -128,6 +157,20 @@ fn requested<L: Loss + ?Sized>(loss: &L, prediction: &Prediction) -> Result<Requ
     let mut request = Request::new(prediction)?;
     loss.request(&mut request)?;
     Ok(request)
+}
+
+/// The loss as data, where a CUDA kernel would compute it.
+#[cfg(feature = "cuda")]
+fn algebra<L: Loss + ?Sized>(
+    loss: &L,
+    prediction: &Prediction,
+    request: &Request,
+) -> Result<Option<crate::cuda::Algebra>> {
+    if crate::cuda::serves(prediction) {
+        loss.algebra(request)
+    } else {
+        Ok(None)
+    }
 }
 
 /// A loss in half precision would lose the third digit.

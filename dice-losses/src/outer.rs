@@ -55,11 +55,29 @@ impl<P: Into<PerClass>> From<P> for Outer {
 }
 
 impl Outer {
+    /// Its kind and exponent as numbers, and the exponents of the columns of the losses where it is a power.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn as_data(&self, chosen: &Chosen, columns: usize) -> Result<(f64, f64, Vec<f64>)> {
+        let mut powers = vec![1.0; columns];
+        let (kind, power) = match self {
+            Self::Power(each) => {
+                powers = chosen.numbers(each, columns, "powers")?;
+                powers.iter().try_for_each(|k| positive(*k))?;
+                (0.0, 1.0)
+            }
+            Self::IndexPower(k) => (1.0, *k),
+            Self::MinusLog(k) => (2.0, *k),
+            Self::LogCosh => (3.0, 1.0),
+        };
+        positive(power)?;
+        Ok((kind, power, powers))
+    }
+
     /// `f` of the losses `[N, C']` of the classes `chosen` out of `channels`, or of the one loss `[N, 1]` of them all.
     pub(crate) fn of(&self, loss: &Tensor, chosen: &Chosen) -> Result<Tensor> {
         match self {
             Self::Power(powers) => {
-                let powers = chosen.numbers(powers, loss, "powers")?;
+                let powers = chosen.numbers(powers, loss.dim(1)?, "powers")?;
                 powers.iter().try_for_each(|k| positive(*k))?;
                 each_power(loss, &powers)
             }
@@ -84,15 +102,20 @@ pub(crate) struct Chosen {
 }
 
 impl Chosen {
-    /// One number for each column of `loss`, which has a column a class or one for all.
-    pub(crate) fn numbers(&self, values: &PerClass, loss: &Tensor, what: &str) -> Result<Vec<f64>> {
+    /// One number for each column of the losses, which have a column a class or one for all.
+    pub(crate) fn numbers(
+        &self,
+        values: &PerClass,
+        columns: usize,
+        what: &str,
+    ) -> Result<Vec<f64>> {
         let of_channels = values.of(self.channels, self.activation, what)?;
         let numbers: Vec<f64> = self
             .classes
             .iter()
             .map(|c| of_channels[*c as usize])
             .collect();
-        if loss.dim(1)? == numbers.len() {
+        if columns == numbers.len() {
             return Ok(numbers);
         }
         match numbers.as_slice() {

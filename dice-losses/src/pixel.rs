@@ -122,6 +122,32 @@ impl Loss for FocalCrossEntropy {
             Reduction::None => guard::ratio(&sum, &pixels),
         }
     }
+
+    #[cfg(feature = "cuda")]
+    fn algebra(&self, request: &Request) -> Result<Option<crate::cuda::Algebra>> {
+        let (channels, activation) = (request.channels(), request.activation());
+        let what = "class weights";
+        let (others, weights, divisor) = match activation {
+            Activation::Softmax => (
+                vec![0.0; channels],
+                self.weights.of(channels, activation, what)?,
+                1.0,
+            ),
+            Activation::Sigmoid => {
+                let (others, weights) = sides(&self.weights, channels, what)?;
+                (others, weights, channels as f64)
+            }
+        };
+        Ok(Some(crate::cuda::Algebra::pixel(
+            crate::cuda::PixelAlgebra {
+                term: self.term(channels, activation)?,
+                weights,
+                others,
+                divisor,
+                reduction: self.reduction,
+            },
+        )))
+    }
 }
 
 /// The two sides (background, foreground) of every sigmoid channel.

@@ -238,7 +238,7 @@ impl<I: RegionIndex> RegionLoss<I> {
             }
         };
         let loss = self.outer.of(&loss, &chosen)?;
-        let weights = chosen.numbers(&self.class_weights, &loss, "class weights")?;
+        let weights = chosen.numbers(&self.class_weights, loss.dim(1)?, "class weights")?;
         let loss = if weights.iter().all(|w| *w == 1.0) {
             loss
         } else {
@@ -262,10 +262,7 @@ impl<I: RegionIndex> RegionLoss<I> {
         let items = match (sample_weights, self.region) {
             (None, _) => items,
             (Some(weights), Region::Item) => (items * weights)?,
-            (Some(_), Region::Batch) => bail!(
-                "sample weights need a region an item, found Region::Batch, where there is one region; \
-                 weigh the items' pixels with Target::pixel_weights instead"
-            ),
+            (Some(_), Region::Batch) => return Err(sample_weights_of_one_region()),
         };
         match (self.reduction, classes) {
             (Reduction::None, _) => Ok(items),
@@ -280,6 +277,15 @@ impl<I: RegionIndex> RegionLoss<I> {
     }
 }
 
+/// The error where items are weighed that are one region.
+pub(crate) fn sample_weights_of_one_region() -> candle_core::Error {
+    candle_core::Error::Msg(String::from(
+        "sample weights need a region an item, found Region::Batch, where there is one region; \
+         weigh the items' pixels with Target::pixel_weights instead",
+    ))
+    .bt()
+}
+
 impl<I: RegionIndex> Loss for RegionLoss<I> {
     fn request(&self, request: &mut Request) -> Result<()> {
         request.region(self.modulation)
@@ -287,5 +293,36 @@ impl<I: RegionIndex> Loss for RegionLoss<I> {
 
     fn of_sums(&self, sums: &Sums) -> Result<Tensor> {
         self.reduce(sums.region(self.modulation)?, sums.sample_weights())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn algebra(&self, request: &Request) -> Result<Option<crate::cuda::Algebra>> {
+        let Some(ratio) = self.index.ratio() else {
+            return Ok(None);
+        };
+        let (channels, activation) = (request.channels(), request.activation());
+        let chosen = Chosen {
+            classes: self.classes.of(channels, activation)?,
+            channels,
+            activation,
+        };
+        let columns = if ratio.has_classes() {
+            chosen.classes.len()
+        } else {
+            1
+        };
+        Ok(Some(crate::cuda::Algebra::region(
+            crate::cuda::RegionAlgebra {
+                ratio,
+                modulation: self.modulation,
+                outer: self.outer.as_data(&chosen, columns)?,
+                weights: chosen.numbers(&self.class_weights, columns, "class weights")?,
+                classes: chosen.classes,
+                mean: self.class_reduction == ClassReduction::Mean,
+                batch: self.region == Region::Batch,
+                empty: self.empty,
+                reduction: self.reduction,
+            },
+        )))
     }
 }

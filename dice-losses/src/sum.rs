@@ -74,4 +74,16 @@ impl Loss for WeightedSum {
             None => Tensor::new(self.constant, &Device::Cpu)?.to_dtype(sums.dtype()),
         }
     }
+
+    #[cfg(feature = "cuda")]
+    fn algebra(&self, request: &Request) -> Result<Option<crate::cuda::Algebra>> {
+        let mut sum = crate::cuda::Algebra::constant(self.constant);
+        for (weight, loss) in &self.terms {
+            match loss.algebra(request)? {
+                Some(term) => sum = sum.plus(*weight, term),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(sum))
+    }
 }

@@ -48,12 +48,17 @@ impl Request {
     /// Nothing yet.
     pub(crate) fn new(prediction: &Prediction) -> Result<Self> {
         let (_, channels, _) = prediction.sizes()?;
-        Ok(Self {
+        Ok(Self::of(channels, prediction.activation()))
+    }
+
+    /// Nothing yet, for so many channels.
+    pub(crate) fn of(channels: usize, activation: Activation) -> Self {
+        Self {
             channels,
-            activation: prediction.activation(),
+            activation,
             modulations: Vec::new(),
             pixel_terms: Vec::new(),
-        })
+        }
     }
 
     /// Channels of the prediction.

@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn items_of_several_threads_arrive_in_order_though_the_first_takes_longest() {
         let slow = |i: u64| {
-            std::thread::sleep(std::time::Duration::from_millis(if i % 4 == 0 {
+            std::thread::sleep(std::time::Duration::from_millis(if i.is_multiple_of(4) {
                 20
             } else {
                 0

@@ -10,6 +10,7 @@ mod predict;
 mod study;
 mod threshold;
 mod train;
+mod work;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -57,9 +58,9 @@ enum Command {
     Sweep(study::SweepArgs),
     /// Make the report of a grid anew from the runs that are done
     Collect(study::CollectArgs),
-    /// Bring one run of a grid to its end: what `reproduce`, `sweep` and their Slurm jobs start
+    /// Bring runs of a grid to their end: what `reproduce`, `sweep` and their Slurm jobs start
     #[command(hide = true)]
-    Work(study::WorkArgs),
+    Work(work::WorkArgs),
     /// The table of losses that --loss understands
     Losses,
     /// The table of data sets that --data understands
@@ -258,7 +259,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Reproduce(args)) => study::reproduce(&args),
         Some(Command::Sweep(args)) => study::sweep(&args),
         Some(Command::Collect(args)) => study::collect(&args),
-        Some(Command::Work(args)) => study::work(&args),
+        Some(Command::Work(args)) => work::work(&args),
         Some(Command::Losses) => {
             losses::run();
             Ok(())

@@ -277,7 +277,7 @@ const PIXELS: usize = 1 << 26;
 const VALUES: usize = 1 << 32;
 
 /// `None` for the CPU, else the number of the CUDA device.
-fn device_number(name: &str) -> Result<Option<usize>> {
+pub(crate) fn device_number(name: &str) -> Result<Option<usize>> {
     match name.split_once(':') {
         None if name == "cpu" => Ok(None),
         None if name == "cuda" => Ok(Some(0)),

@@ -27,7 +27,7 @@ use crate::{config::Experiment, open, state::STATE, store};
 ///
 /// | file | what it holds |
 /// |---|---|
-/// | `run.toml` | the whole experiment, and under `[record]` what made it: versions, instruction set |
+/// | `run.toml` | the whole experiment, and under `[record]` what made it: versions, instruction set, GPU |
 /// | `split.json` | which image was trained, validated and tested on ([`Parts`]) |
 /// | `files.json` | length and checksum of every image and mask file ([`Files`]); none where images are generated |
 /// | `log.jsonl` | a line an epoch ([`EpochLine`]) |
@@ -92,6 +92,42 @@ pub struct Record {
     pub instruction_set: String,
     /// Operating system and architecture.
     pub platform: String,
+    /// The GPU that the network was computed on, and in what; none on the CPU.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<Gpu>,
+}
+
+/// A GPU as a run's record has it: the same seed gives the same bits on the same one only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gpu {
+    /// Its name.
+    pub gpu: String,
+    /// Its compute capability, such as `9.0`.
+    pub compute_capability: String,
+    /// The CUDA version of its driver.
+    pub cuda_driver: String,
+    /// The numbers of the network ([`Precision`](seg_unet::Precision)).
+    pub precision: String,
+}
+
+impl Gpu {
+    /// The GPU of an experiment; none where that is on the CPU.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        allow(clippy::unnecessary_wraps, unused_variables)
+    )]
+    fn of(experiment: &Experiment) -> Result<Option<Self>> {
+        #[cfg(feature = "cuda")]
+        if let Some(found) = crate::cuda::device::describe(&experiment.device)? {
+            return Ok(Some(Self {
+                gpu: found.name,
+                compute_capability: found.compute_capability,
+                cuda_driver: found.driver,
+                precision: experiment.recipe.precision.to_string(),
+            }));
+        }
+        Ok(None)
+    }
 }
 
 impl Record {
@@ -99,14 +135,15 @@ impl Record {
     ///
     /// # Errors
     ///
-    /// When the environment asks for an instruction set that there is none of.
-    pub fn here() -> Result<Self> {
+    /// When the environment asks for an instruction set that there is none of, or the experiment for a GPU.
+    pub fn of(experiment: &Experiment) -> Result<Self> {
         Ok(Self {
             seg_train: env!("CARGO_PKG_VERSION").into(),
             commit: env!("SEG_TRAIN_COMMIT").into(),
             candle_core: locked_version("candle-core").into(),
             instruction_set: InstructionSet::get()?.to_string(),
             platform: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+            gpu: Gpu::of(experiment)?,
         })
     }
 }
@@ -183,7 +220,7 @@ impl RunFolder {
     pub fn write_experiment(&self, experiment: &Experiment) -> Result<()> {
         let mut text = experiment.to_toml()?;
         text.push_str("\n[record]\n");
-        text.push_str(&toml::to_string(&Record::here()?)?);
+        text.push_str(&toml::to_string(&Record::of(experiment)?)?);
         self.write("run.toml", text.as_bytes())
     }
 
@@ -208,13 +245,24 @@ impl RunFolder {
         Experiment::read(&self.file("run.toml"))
     }
 
-    /// The instruction set that the run began with; none where `run.toml` does not say.
+    /// The instruction set that the run began with; none where `run.toml` does not say, and where it was made on a GPU.
     ///
     /// # Errors
     ///
     /// When the file is missing or no TOML.
     pub fn instruction_set(&self) -> Result<Option<String>> {
-        Ok(self.record()?.remove("instruction_set"))
+        let mut record = self.record()?;
+        let is_cpus = !record.contains_key("gpu");
+        Ok(record.remove("instruction_set").filter(|_| is_cpus))
+    }
+
+    /// The GPU that the run began on; none where `run.toml` does not say.
+    ///
+    /// # Errors
+    ///
+    /// When the file is missing or no TOML.
+    pub fn gpu(&self) -> Result<Option<String>> {
+        Ok(self.record()?.remove("gpu"))
     }
 
     /// What made the run, as `run.toml` has it under `[record]` ([`Record`]): key by key, since another version of the
@@ -434,6 +482,7 @@ pub(crate) mod testing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Preset;
 
     fn line(epoch: usize) -> EpochLine {
         EpochLine {
@@ -569,6 +618,40 @@ mod tests {
 
     #[test]
     fn the_record_knows_the_locked_candle() {
-        assert_eq!(Record::here().unwrap().candle_core, "0.11.1");
+        let experiment = Preset::Phantom.experiment("phantom".parse().unwrap());
+        let record = Record::of(&experiment).unwrap();
+        assert_eq!(record.candle_core, "0.11.1");
+        // On the CPU it has no key of a GPU's.
+        let text = toml::to_string(&record).unwrap();
+        assert!(
+            !text.contains("gpu") && text.contains("instruction_set"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_run_on_a_gpu_says_which_and_no_instruction_set_is_asked_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = RunFolder {
+            path: dir.path().into(),
+        };
+        let experiment = Preset::Phantom.experiment("phantom".parse().unwrap());
+        let mut record = Record::of(&experiment).unwrap();
+        record.gpu = Some(Gpu {
+            gpu: "NVIDIA H100".into(),
+            compute_capability: "9.0".into(),
+            cuda_driver: "13.0".into(),
+            precision: "bf16".into(),
+        });
+        let text =
+            experiment.to_toml().unwrap() + "[record]\n" + &toml::to_string(&record).unwrap();
+        folder.write("run.toml", text.as_bytes()).unwrap();
+        assert_eq!(folder.gpu().unwrap().unwrap(), "NVIDIA H100");
+        assert_eq!(folder.instruction_set().unwrap(), None);
+        let kept = folder.record().unwrap();
+        assert_eq!(
+            ["compute_capability", "cuda_driver", "precision"].map(|key| &kept[key][..]),
+            ["9.0", "13.0", "bf16"]
+        );
     }
 }

@@ -19,6 +19,12 @@ mod terms;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+#[cfg(feature = "cuda")]
+pub(crate) use self::{
+    rows::ROWS as ROWS_OF_SUMS,
+    terms::{Power, Terms as PassTerms},
+};
+
 use std::sync::Arc;
 
 use candle_core::backend::BackendStorage as _;
@@ -45,6 +51,10 @@ use crate::{
 
 /// The sums that were asked for, differentiable in the prediction.
 pub(crate) fn sums(prediction: &Prediction, target: &Target, request: &Request) -> Result<Sums> {
+    #[cfg(feature = "cuda")]
+    if crate::cuda::serves(prediction) {
+        return crate::cuda::sums(prediction, target, request);
+    }
     if !serves(prediction) {
         return composed::sums(prediction, target, request);
     }
@@ -69,6 +79,10 @@ pub(crate) fn value_and_grad(
     request: &Request,
     of_sums: &(dyn Fn(&Sums) -> Result<Tensor> + Sync),
 ) -> Result<(Tensor, Tensor)> {
+    #[cfg(feature = "cuda")]
+    if crate::cuda::serves(prediction) {
+        return crate::cuda::value_and_grad_of_sums(prediction, target, request, of_sums);
+    }
     if !serves(prediction) {
         return composed_value_and_grad(prediction, target, request, of_sums);
     }
@@ -149,12 +163,12 @@ fn serves(prediction: &Prediction) -> bool {
 }
 
 /// What one pass serves: a modulation and a pixel loss.
-struct Part {
+pub(crate) struct Part {
     modulation: Option<Modulation>,
     pixel: Option<PixelTerm>,
 }
 
-fn parts(request: &Request) -> Vec<Part> {
+pub(crate) fn parts(request: &Request) -> Vec<Part> {
     let (modulations, terms) = (&request.modulations, &request.pixel_terms);
     (0..modulations.len().max(terms.len()))
         .map(|at| Part {
@@ -165,12 +179,12 @@ fn parts(request: &Request) -> Vec<Part> {
 }
 
 impl Part {
-    fn terms(&self) -> Terms {
+    pub(crate) fn terms(&self) -> Terms {
         Terms::new(self.modulation, self.pixel.as_ref())
     }
 
     /// The rows of a pass, by name.
-    fn put(&self, rows: &[Tensor], activation: Activation, sums: &mut Sums) {
+    pub(crate) fn put(&self, rows: &[Tensor], activation: Activation, sums: &mut Sums) {
         let [tp, fp, fn_, volume, predicted, pixels, of_class, of_others] = rows else {
             unreachable!("a pass has {ROWS} rows");
         };

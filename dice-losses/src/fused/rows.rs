@@ -14,7 +14,7 @@ macro_rules! rows {
         }
 
         /// Their number.
-        pub(super) const ROWS: usize = [$(stringify!($name)),*].len();
+        pub(crate) const ROWS: usize = [$(stringify!($name)),*].len();
 
         impl<'a> Rows<'a> {
             /// `ROWS` rows of as many classes as there is room for.

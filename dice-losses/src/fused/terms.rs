@@ -5,7 +5,7 @@ use crate::{stats::Modulation, sums::PixelTerm};
 
 /// `e ↦ e^γ`, with a shorter way where γ allows it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Power {
+pub(crate) enum Power {
     Half,
     One,
     ThreeHalves,
@@ -99,29 +99,29 @@ fn power_of<L: Lanes>(x: L, k: f64) -> L {
 
 /// The modulation of errors.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Errors {
-    pub(super) power: Power,
+pub(crate) struct Errors {
+    pub(crate) power: Power,
     /// γ.
-    pub(super) gamma: f64,
+    pub(crate) gamma: f64,
     /// Whether soft labels are compared as `(p − y)²`.
-    pub(super) squared_difference: bool,
+    pub(crate) squared_difference: bool,
 }
 
 /// The pixel loss `e^f ℓ^k` of an error `e = 1 − r`, `ℓ = −ln r`, with a focal exponent f a class.
 #[derive(Clone, Debug)]
-pub(super) struct Pixel {
-    pub(super) focus: Vec<f64>,
-    pub(super) other_focus: Vec<f64>,
+pub(crate) struct Pixel {
+    pub(crate) focus: Vec<f64>,
+    pub(crate) other_focus: Vec<f64>,
     /// Whether any focal exponent is not 0.
-    pub(super) focal: bool,
-    pub(super) log_power: f64,
+    pub(crate) focal: bool,
+    pub(crate) log_power: f64,
 }
 
 /// What is summed in one pass.
 #[derive(Clone, Debug)]
-pub(super) struct Terms {
-    pub(super) errors: Option<Errors>,
-    pub(super) pixel: Option<Pixel>,
+pub(crate) struct Terms {
+    pub(crate) errors: Option<Errors>,
+    pub(crate) pixel: Option<Pixel>,
 }
 
 impl Terms {

@@ -1,31 +1,32 @@
-//! `seg-train reproduce`, `sweep`, `collect` and `work`: grids of experiments.
+//! `seg-train reproduce`, `sweep` and `collect`: grids of experiments.
 
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
-    io::Read as _,
     path::{Path, PathBuf},
-    sync::atomic::Ordering,
 };
 
 use anyhow::Context as _;
 use clap::Args;
+use seg_unet::Precision;
 
 use super::{
-    Failure, one_line, print,
-    train::{STOP, bring_to_end, listen},
+    Failure, print,
+    train::{STOP, listen},
     usage, whole,
 };
 use crate::{
-    config::{Experiment, Preset},
+    config::Preset,
     data::{DataConfig, Dataset},
     open,
     report::table::align_left,
-    run_folder::{Lock, Parts, RunFolder},
+    run_folder::{Parts, RunFolder},
     study::{
-        Grid, Plan, Sources, Wishes, estimate, grids,
-        plan::{NamedGrids, experiment_file, run_folder},
-        queue::{self, duration, forget_error, is_done, keep_error},
+        Grid, Plan, Sources, Wishes,
+        devices::{Devices, count},
+        estimate, grids,
+        plan::{NamedGrids, run_folder},
+        queue::{self, Lanes, duration, is_done},
         refuse_axes, report,
         slurm::{self, Scripts, Wants},
     },
@@ -59,18 +60,6 @@ pub(super) struct CollectArgs {
     out: PathBuf,
 }
 
-/// What `work` is told.
-#[derive(Args, Debug)]
-pub(super) struct WorkArgs {
-    /// Folder of the grid
-    out: PathBuf,
-    /// Name of the run
-    run: String,
-    /// Stop when standard input ends: when whoever started this is gone
-    #[arg(long)]
-    tied: bool,
-}
-
 /// What any grid can be told.
 #[derive(Args, Debug)]
 struct GridArgs {
@@ -87,18 +76,22 @@ struct GridArgs {
     /// Seed in the place of the grid's; may be repeated
     #[arg(long, value_name = "N", value_parser = whole::<u64>, allow_negative_numbers = true)]
     seed: Vec<u64>,
-    /// cpu, cuda or cuda:N
+    /// cpu, cuda or cuda:N; several GPUs, such as cuda:0,cuda:1, or cuda:all, share the runs
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
+    /// Numbers that a GPU computes the networks in: f32, tf32 or bf16 [default: f32]
+    #[arg(long, value_name = "PRECISION")]
+    precision: Option<Precision>,
     /// One key of every experiment, such as recipe.epochs=30; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Folder to write to; runs that are done there are not run again [default: runs/reproduce-PRESET or runs/FILE]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Runs side by side, which share the cores
-    #[arg(long, value_name = "N", default_value = "1", value_parser = whole::<usize>, allow_negative_numbers = true)]
-    jobs: usize,
+    /// Runs side by side, which share the cores; on each GPU, where there are any; with --slurm, in each task [default: 1 on
+    /// the CPU and with --slurm, 4 on a GPU]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>, allow_negative_numbers = true)]
+    jobs: Option<usize>,
     /// List the runs with an estimate of their time, and run nothing
     #[arg(long)]
     dry_run: bool,
@@ -188,7 +181,7 @@ fn study(
     args: &GridArgs,
     default_out: PathBuf,
 ) -> Result<(), Failure> {
-    if args.jobs == 0 || args.slurm.array_limit == Some(0) || args.slurm.cpus == Some(0) {
+    if args.jobs == Some(0) || args.slurm.array_limit == Some(0) || args.slurm.cpus == Some(0) {
         return Err(usage("--jobs, --array-limit and --cpus are counted from 1"));
     }
     if let Some(preset) = &wishes.preset {
@@ -209,12 +202,18 @@ fn study(
             )));
         }
     }
+    let devices = Devices::of(args.device.as_deref()).map_err(usage)?;
+    let for_slurm = args.slurm.slurm || args.slurm.slurm_script_only;
+    if for_slurm {
+        devices.refuse_numbers().map_err(usage)?;
+    }
     let wishes = Wishes {
         sources: Sources {
             root: args.data_root.clone(),
             named: args.data.clone(),
         },
-        device: args.device.clone(),
+        device: devices.in_experiment(),
+        precision: args.precision,
         set: args.set.clone(),
         seeds: args.seed.clone(),
         ..wishes
@@ -226,7 +225,7 @@ fn study(
         return dry_run(&plan, &out);
     }
     if args.slurm.slurm_script_only {
-        return print_scripts(&plan, &out, &args.slurm);
+        return print_scripts(&plan, &out, args);
     }
     refuse_foreign(&out).map_err(usage)?;
     refuse_changed(&plan, &out)?;
@@ -238,16 +237,43 @@ fn study(
     }
     plan.write(&out)?;
     if args.slurm.slurm {
-        return submit(&plan, &out, &args.slurm);
+        return submit(&plan, &out, args);
     }
+    let lanes = lanes(&plan, &out, &devices, args)?;
     listen()?;
-    let outcome = queue::make_all(&out, &plan, args.jobs, &STOP)?;
+    let outcome = queue::make_all(&out, &plan, &lanes, &STOP)?;
     if outcome.stopped {
         return Err(Failure::Stopped(
             "stopped; the same command once more goes on".into(),
         ));
     }
     gather(&out, &plan)
+}
+
+/// Runs side by side on a GPU where nothing else is said: with a batch of one image a training leaves most of it idle.
+const JOBS_ON_A_GPU: usize = 4;
+
+/// The GPUs that runs are made on, and how many at a time on each. GPUs that are not there are found before a run begins.
+fn lanes(plan: &Plan, out: &Path, devices: &Devices, args: &GridArgs) -> Result<Lanes, Failure> {
+    if !queue::is_on_gpus(plan) {
+        return Ok(Lanes {
+            gpus: vec![None],
+            jobs: args.jobs.unwrap_or(1),
+        });
+    }
+    let shown = args.device.as_deref().unwrap_or("cuda");
+    let is_left = plan.runs.iter().any(|run| !is_done(out, &run.name));
+    if is_left {
+        count(shown).map_err(usage)?;
+    }
+    Ok(Lanes {
+        gpus: if is_left {
+            devices.lanes(|| count(shown)).map_err(usage)?
+        } else {
+            vec![None]
+        },
+        jobs: args.jobs.unwrap_or(JOBS_ON_A_GPU),
+    })
 }
 
 /// Makes the report of a grid from what is there.
@@ -271,38 +297,6 @@ fn gather(out: &Path, plan: &Plan) -> Result<(), Failure> {
     }
 }
 
-/// Brings one run of a grid to its end.
-pub(super) fn work(args: &WorkArgs) -> Result<(), Failure> {
-    let out = std::path::absolute(&args.out).map_err(anyhow::Error::from)?;
-    let file = experiment_file(&out, &args.run);
-    if !file.is_file() {
-        return Err(usage(format!(
-            "{} plans no run named {}; `seg-train collect` lists the runs of a grid in its report",
-            out.display(),
-            args.run
-        )));
-    }
-    let experiment = Experiment::read(&file)?;
-    let held = Lock::take(&run_folder(&out, &args.run))?;
-    if is_done(&out, &args.run) {
-        return Ok(());
-    }
-    forget_error(&out, &args.run)?;
-    listen()?;
-    if args.tied {
-        std::thread::spawn(|| {
-            // Nothing is ever written to it: it ends when the other side does.
-            let _ = std::io::stdin().read(&mut [0]);
-            STOP.store(true, Ordering::Relaxed);
-        });
-    }
-    let end = bring_to_end(&run_folder(&out, &args.run), &experiment, &held);
-    if let Err(Failure::Failed(error)) = &end {
-        keep_error(&out, &args.run, &one_line(&format!("{error:#}")))?;
-    }
-    end
-}
-
 /// The command as far as it decides numbers: how many runs at a time, on which machines and into which folder does not.
 fn command(first: &[&str], args: &GridArgs) -> Vec<String> {
     let mut words: Vec<String> = first.iter().map(ToString::to_string).collect();
@@ -318,7 +312,9 @@ fn command(first: &[&str], args: &GridArgs) -> Vec<String> {
     say("--data-root", args.data_root.as_ref().map(shown).as_slice());
     say("--data", &args.data);
     say("--seed", &seeds);
+    let precision: Option<String> = args.precision.map(|precision| precision.to_string());
     say("--device", args.device.as_slice());
+    say("--precision", precision.as_slice());
     say("--set", &args.set);
     words
 }
@@ -402,7 +398,8 @@ fn dry_run(plan: &Plan, out: &Path) -> Result<(), Failure> {
 }
 
 /// The scripts of a submission of all runs that are not done.
-fn scripts(plan: &Plan, out: &Path, args: &SlurmArgs) -> anyhow::Result<(PathBuf, Scripts)> {
+fn scripts(plan: &Plan, out: &Path, grid: &GridArgs) -> anyhow::Result<(PathBuf, Scripts)> {
+    let args = &grid.slurm;
     let program = std::env::current_exe()?;
     let folder = slurm::next_folder(out);
     let runs: Vec<&str> = plan
@@ -424,13 +421,14 @@ fn scripts(plan: &Plan, out: &Path, args: &SlurmArgs) -> anyhow::Result<(PathBuf
         time: args.time.clone(),
         array_limit: args.array_limit,
         cpus: args.cpus,
+        side_by_side: grid.jobs.unwrap_or(1),
         options: args.sbatch.clone(),
     };
     let scripts = Scripts::of(&program, out, &folder, &runs, &wants)?;
     Ok((folder, scripts))
 }
 
-fn print_scripts(plan: &Plan, out: &Path, args: &SlurmArgs) -> Result<(), Failure> {
+fn print_scripts(plan: &Plan, out: &Path, args: &GridArgs) -> Result<(), Failure> {
     let (folder, scripts) = scripts(plan, out, args)?;
     print(&format!(
         "# {0}/array.sh\n{1}\n# {0}/collect.sh, submitted with --dependency=afterany of the array\n{2}",
@@ -441,7 +439,7 @@ fn print_scripts(plan: &Plan, out: &Path, args: &SlurmArgs) -> Result<(), Failur
     Ok(())
 }
 
-fn submit(plan: &Plan, out: &Path, args: &SlurmArgs) -> Result<(), Failure> {
+fn submit(plan: &Plan, out: &Path, args: &GridArgs) -> Result<(), Failure> {
     let (folder, scripts) = scripts(plan, out, args)?;
     let submitted = slurm::submit(&folder, &scripts)?;
     print(&format!(

@@ -14,14 +14,15 @@ use serde::Serialize;
 
 use super::{Failure, ResumeArgs, TrainArgs, print, usage};
 use crate::{
-    config::Experiment,
+    config::{Experiment, is_cuda},
     data::Dataset,
     evaluate::{Evaluated, evaluate, load, show},
     report::{compare, curves, examples},
     run_folder::{
-        Lock, RunFolder, Runs, first_free, refuse_taken, refuse_taken_by_several,
+        Lock, Record, RunFolder, Runs, first_free, refuse_taken, refuse_taken_by_several,
         tables::{write_reliability, write_rows, write_thresholds},
     },
+    say::say,
     store,
     study::plan::is_same,
     train::{End, train},
@@ -136,10 +137,10 @@ fn take(path: &Path) -> Result<(RunFolder, Lock)> {
     let folder = RunFolder::open(path)?;
     let held = Lock::take(path)?;
     if let Some(process) = held.left_by() {
-        eprintln!(
+        say(&format!(
             "{} was left by {process}, which has ended without a word",
             path.display()
-        );
+        ));
     }
     Ok((folder, held))
 }
@@ -211,8 +212,12 @@ fn begin_holding(
 
 /// The data set of a run that began earlier, divided as it was then.
 fn reopen(folder: &RunFolder, experiment: &Experiment) -> Result<Dataset> {
-    if let Some(warning) = other_instructions(folder, &InstructionSet::get()?.to_string())? {
-        eprintln!("{warning}");
+    if is_cuda(&experiment.device) {
+        if let Some(warning) = other_gpu(folder, experiment)? {
+            say(&warning);
+        }
+    } else if let Some(warning) = other_instructions(folder, &InstructionSet::get()?.to_string())? {
+        say(&warning);
     }
     let data = folder.data_set(experiment)?;
     decode_test_images(&data)?;
@@ -229,6 +234,22 @@ fn other_instructions(folder: &RunFolder, here: &str) -> Result<Option<String>> 
                 "warning: {} began with the instruction set {began} and goes on with {here}; its numbers will differ in \
                  the last digits from those of a run on one machine (SEG_UNET_SIMD={began} keeps them, where the \
                  processor has it)",
+                folder.path().display()
+            )
+        }))
+}
+
+/// What is to be said of a run that began on another GPU than the one it goes on with.
+fn other_gpu(folder: &RunFolder, experiment: &Experiment) -> Result<Option<String>> {
+    let here = Record::of(experiment)?.gpu.map(|gpu| gpu.gpu);
+    Ok(folder
+        .gpu()?
+        .zip(here)
+        .filter(|(began, here)| began != here)
+        .map(|(began, here)| {
+            format!(
+                "warning: {} began on {began} and goes on on {here}; its numbers will differ in the last digits from those \
+                 of a run on one GPU",
                 folder.path().display()
             )
         }))

@@ -120,7 +120,7 @@ struct Place {
 #[derive(Debug)]
 pub(crate) struct Copies {
     steps: Arc<CudaStream>,
-    copies: Arc<CudaStream>,
+    transfers: Arc<CudaStream>,
     places: Vec<Place>,
     next: usize,
 }
@@ -132,7 +132,7 @@ impl Copies {
     pub(crate) fn new(steps: &Arc<CudaStream>) -> Result<Self> {
         Ok(Self {
             steps: Arc::clone(steps),
-            copies: steps.context().new_stream()?,
+            transfers: steps.context().new_stream()?,
             places: Vec::new(),
             next: 0,
         })
@@ -153,10 +153,10 @@ impl Copies {
         self.make_room(from_images.len(), from_labels.len())?;
         let place = &mut self.places[self.next];
         self.next = (self.next + 1) % PLACES;
-        self.copies.wait(&place.emptied)?;
-        self.copies.memcpy_htod(from_images, &mut place.images)?;
-        self.copies.memcpy_htod(from_labels, &mut place.labels)?;
-        place.filled.record(&self.copies)?;
+        self.transfers.wait(&place.emptied)?;
+        self.transfers.memcpy_htod(from_images, &mut place.images)?;
+        self.transfers.memcpy_htod(from_labels, &mut place.labels)?;
+        place.filled.record(&self.transfers)?;
         self.steps.wait(&place.filled)?;
         let (count, pixels) = (from_images.len(), from_labels.len());
         self.steps
@@ -172,7 +172,7 @@ impl Copies {
         if self.places.len() == PLACES && self.places.iter().all(fits) {
             return Ok(());
         }
-        wait(&self.copies)?;
+        wait(&self.transfers)?;
         self.places.clear();
         for _ in 0..PLACES {
             let context = self.steps.context();
@@ -191,6 +191,6 @@ impl Copies {
 impl Drop for Copies {
     fn drop(&mut self) {
         // The places belong to the stream of steps, which does not know of copies that are still going on.
-        let _ = wait(&self.copies);
+        let _ = wait(&self.transfers);
     }
 }

@@ -2,9 +2,11 @@
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use candle_core::{
-    CudaDevice, Device,
+    Device,
     cuda_backend::cudarc::driver::{CudaContext, CudaStream, DriverError, sys},
 };
+
+use crate::config::device_number;
 
 /// Opens GPU `number`, which the user calls `name`, with a stream of its own.
 ///
@@ -12,6 +14,18 @@ use candle_core::{
 /// trains.
 #[allow(unsafe_code)]
 pub(crate) fn open(name: &str, number: usize) -> Result<Device> {
+    refuse_missing(name, number)?;
+    let device = Device::new_cuda_with_stream(number)
+        .map_err(|error| anyhow!("device `{name}` cannot be opened: {error}"))?;
+    let cuda = device.as_cuda_device()?;
+    // SAFETY: all that touches a tensor of this device is on its one stream, in order, but for the copies of images, which
+    // are ordered by events of their own. Cudarc's events, recorded outside a graph, would end its recording.
+    unsafe { cuda.disable_event_tracking() };
+    Ok(device)
+}
+
+/// Refuses the number of a GPU that is not there.
+fn refuse_missing(name: &str, number: usize) -> Result<()> {
     let there = count(name)?;
     if number >= there {
         let all = match there {
@@ -20,13 +34,7 @@ pub(crate) fn open(name: &str, number: usize) -> Result<Device> {
         };
         bail!("device `{name}` cannot be opened: there is {all}; use one of these");
     }
-    let device = Device::new_cuda_with_stream(number)
-        .map_err(|error| anyhow!("device `{name}` cannot be opened: {error}"))?;
-    let cuda = device.as_cuda_device()?;
-    // SAFETY: all that touches a tensor of this device is on its one stream, in order, but for the copies of images, which
-    // are ordered by events of their own. Cudarc's events, recorded outside a graph, would end its recording.
-    unsafe { cuda.disable_event_tracking() };
-    Ok(device)
+    Ok(())
 }
 
 /// How many GPUs there are, which is one at least.
@@ -66,21 +74,24 @@ pub(crate) struct Description {
     pub(crate) driver: String,
 }
 
-impl Description {
-    #[allow(unsafe_code)]
-    pub(crate) fn of(device: &CudaDevice) -> Result<Self> {
-        let stream = device.cuda_stream();
-        let context = stream.context();
-        let (major, minor) = context
-            .compute_capability()
-            .context("the compute capability of the CUDA device")?;
-        let mut version = 0;
-        // SAFETY: the driver writes one number.
-        unsafe { sys::cuDriverGetVersion(&raw mut version) }.result()?;
-        Ok(Self {
-            name: context.name()?,
-            compute_capability: format!("{major}.{minor}"),
-            driver: format!("{}.{}", version / 1000, version % 1000 / 10),
-        })
-    }
+/// What the GPU of this name is; none where it names the CPU.
+#[allow(unsafe_code)]
+pub(crate) fn describe(name: &str) -> Result<Option<Description>> {
+    let Some(number) = device_number(name)? else {
+        return Ok(None);
+    };
+    refuse_missing(name, number)?;
+    let cannot = || format!("device `{name}` cannot be asked what it is");
+    let context = CudaContext::new(number).with_context(cannot)?;
+    let (major, minor) = context.compute_capability().with_context(cannot)?;
+    let mut version = 0;
+    // SAFETY: the driver writes one number.
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }
+        .result()
+        .with_context(cannot)?;
+    Ok(Some(Description {
+        name: context.name().with_context(cannot)?,
+        compute_capability: format!("{major}.{minor}"),
+        driver: format!("{}.{}", version / 1000, version % 1000 / 10),
+    }))
 }

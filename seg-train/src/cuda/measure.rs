@@ -23,7 +23,7 @@ pub(crate) fn step_and_inference(experiment: &Experiment) -> Result<[f64; 2]> {
         let stream = device.as_cuda_device()?.cuda_stream();
         stream.memset_zeros(engine.images_mut())?;
         if training {
-            stream.memset_zeros(engine.slopes_mut())?;
+            stream.memset_zeros(engine.slopes_mut()?)?;
         }
         let mut fastest = f64::INFINITY;
         // One more: the first makes room.

@@ -194,7 +194,7 @@ impl Size {
         Ok(Self {
             labels: cuda.alloc_zeros(n * height * width)?,
             planned: Planned::new(loss, cuda, shape, Some(i64::from(IGNORE)))?,
-            tables: fused.tables(engine.gradients(), engine.ranges())?,
+            tables: fused.tables(engine.gradients()?, engine.ranges())?,
             engine,
             replay: Replay::Fresh,
         })
@@ -204,7 +204,7 @@ impl Size {
     fn enqueue(&mut self, fused: &mut Fused, ledger: &mut Ledger, skips: bool) -> Result<()> {
         let planned = self.planned.as_mut().context("a loss without a plan")?;
         self.engine.forward()?;
-        let (logits, slopes) = self.engine.logits_and_slopes();
+        let (logits, slopes) = self.engine.logits_and_slopes()?;
         planned.enqueue(
             &logits.as_view(),
             &self.labels.as_view(),
@@ -225,7 +225,7 @@ impl Size {
     ) -> Result<()> {
         let [n, _, height, width] = batch.shape;
         let cuda = device.as_cuda_device()?;
-        let (logits, slopes) = self.engine.logits_and_slopes();
+        let (logits, slopes) = self.engine.logits_and_slopes()?;
         let classes = logits.len() / (n * height * width);
         let copy = Tensor::zeros((n, classes, height, width), DType::F32, device)?;
         copy.inplace_op1(&Overwrite(logits))?;

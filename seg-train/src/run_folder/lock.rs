@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::store;
+use crate::{say::say, store};
 
 /// The lock's file.
 pub(super) const LOCK: &str = "lock";
@@ -72,10 +72,10 @@ impl Lock {
                 .into());
             }
             Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
-                eprintln!(
+                say(&format!(
                     "warning: the file system of {} has no locks; see to it that no other process works there",
                     folder.display()
-                );
+                ));
             }
             Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
         }

@@ -31,7 +31,10 @@ pub fn seconds(runs: &[PlannedRun]) -> Result<Vec<f64>> {
     runs.iter()
         .map(|run| {
             let e = &run.experiment;
-            let key = format!("{:?} {:?} {}", e.unet, e.preprocess.size, e.device);
+            let key = format!(
+                "{:?} {:?} {} {}",
+                e.unet, e.preprocess.size, e.device, e.recipe.precision
+            );
             if !speeds.contains_key(&key) {
                 speeds.insert(key.clone(), measure(e)?);
             }
@@ -44,6 +47,11 @@ pub fn seconds(runs: &[PlannedRun]) -> Result<Vec<f64>> {
 
 /// Times a step and an inference of the experiment's network on an empty image.
 fn measure(experiment: &Experiment) -> Result<Speed> {
+    #[cfg(feature = "cuda")]
+    if crate::config::is_cuda(&experiment.device) {
+        let [step, infer] = crate::cuda::measure::step_and_inference(experiment)?;
+        return Ok(Speed { step, infer });
+    }
     let device = experiment.open_device()?;
     let unet = UNet::new(&experiment.unet, 0, &device)?;
     let loss = experiment.loss_spec()?.build();

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use seg_unet::Precision;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -92,6 +93,8 @@ pub struct Wishes {
     pub sources: Sources,
     /// `cpu`, `cuda` or `cuda:N`.
     pub device: Option<String>,
+    /// `--precision`.
+    pub precision: Option<Precision>,
     /// Keys of the experiment, after those of the grids.
     pub set: Vec<String>,
     /// Seeds in the place of the grids'.
@@ -165,6 +168,7 @@ impl Plan {
                             data: Some(config.to_string()),
                             seed: Some(seed),
                             device: wishes.device.clone(),
+                            precision: wishes.precision,
                             set: [grid.assignments(setting), wishes.set.clone()].concat(),
                             ..Layers::default()
                         };

@@ -1,4 +1,7 @@
-//! Runs side by side on one machine: a process each, the cores shared out, and the rest goes on when one fails.
+//! Runs side by side on one machine: a process each, the cores shared out, and the rest goes on when one fails. On GPUs
+//! they share processes ([`together`]).
+
+mod together;
 
 use std::{
     fs::{self, OpenOptions},
@@ -13,11 +16,15 @@ use std::{
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
+pub use self::together::Lanes;
 use super::plan::{Plan, PlannedRun, run_folder};
-use crate::store;
+use crate::{config::is_cuda, store};
 
 /// The exit code of a process that found its run taken by another.
 pub const LOCKED: u8 = 3;
+
+/// What is said of such a run.
+const HELD: &str = "another process works on it; wait for that, or end it";
 
 /// The file that is written last when a run is done.
 const DONE: &str = "summary.json";
@@ -57,13 +64,27 @@ struct Job<'a> {
     began: Instant,
 }
 
-/// Makes all runs of a plan that are not done, `jobs` at a time, each with its share of the cores. What a run says goes
-/// to `runs/NAME.log`.
+/// Whether a plan's runs are made on GPUs.
+pub fn is_on_gpus(plan: &Plan) -> bool {
+    plan.runs.iter().any(|run| is_cuda(&run.experiment.device))
+}
+
+/// Makes all runs of a plan that are not done, `lanes.jobs` at a time; on GPUs, so many on each. What a run says goes to
+/// `runs/NAME.log`.
 ///
 /// # Errors
 ///
 /// When a process cannot be started.
-pub fn make_all(out: &Path, plan: &Plan, jobs: usize, stop: &AtomicBool) -> Result<Outcome> {
+pub fn make_all(out: &Path, plan: &Plan, lanes: &Lanes, stop: &AtomicBool) -> Result<Outcome> {
+    if is_on_gpus(plan) {
+        let waiting = plan.runs.iter().filter(|run| !is_done(out, &run.name));
+        return together::make(out, plan, waiting.collect(), lanes, stop);
+    }
+    make_alone(out, plan, lanes.jobs, stop)
+}
+
+/// A process a run, each with its share of the cores.
+fn make_alone(out: &Path, plan: &Plan, jobs: usize, stop: &AtomicBool) -> Result<Outcome> {
     let program = std::env::current_exe().context("this program's own path is not known")?;
     let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut waiting = plan.runs.iter().filter(|run| !is_done(out, &run.name));
@@ -119,7 +140,7 @@ pub fn make_all(out: &Path, plan: &Plan, jobs: usize, stop: &AtomicBool) -> Resu
                         progress.done(name, job.began.elapsed());
                     } else if !stop.load(Ordering::Relaxed) {
                         let why = if status.code() == Some(i32::from(LOCKED)) {
-                            "another process works on it; wait for that, or end it".into()
+                            HELD.into()
                         } else if let Some(why) = last_error(out, name) {
                             why
                         } else {
@@ -128,8 +149,7 @@ pub fn make_all(out: &Path, plan: &Plan, jobs: usize, stop: &AtomicBool) -> Resu
                             keep_error(out, name, &why)?;
                             why
                         };
-                        progress.failed(name, &why);
-                        outcome.failed.push((name.clone(), why));
+                        progress.fails(&mut outcome, name, why);
                     }
                 }
             }
@@ -270,8 +290,10 @@ impl<'a> Progress<'a> {
         ));
     }
 
-    fn failed(&self, run: &str, why: &str) {
+    /// Says that a run has failed, and keeps why.
+    fn fails(&self, outcome: &mut Outcome, run: &str, why: String) {
         self.say(&format!("{run}: failed: {why}"));
+        outcome.failed.push((run.to_owned(), why));
     }
 
     fn show(&self, running: &[&PlannedRun]) {

@@ -328,7 +328,10 @@ fn runs_section(plan: &Plan, results: &Results) -> Section {
                     Cell::new(epochs.to_string()),
                     Cell::new(best_epoch.to_string()),
                     Cell::new(of("commit")),
-                    Cell::new(of("instruction_set")),
+                    Cell::new(match of("gpu") {
+                        cpu if cpu.is_empty() => of("instruction_set"),
+                        gpu => format!("{gpu}, {}", of("precision")),
+                    }),
                 ]);
                 total += seconds;
                 times.push(Row::of([

@@ -22,6 +22,8 @@ pub struct Wants {
     pub array_limit: Option<usize>,
     /// Cores of one run.
     pub cpus: Option<usize>,
+    /// Runs that a task makes side by side; 0 is 1.
+    pub side_by_side: usize,
     /// Whatever else `sbatch` takes, such as `--account=lab`; for the job of the report too.
     pub options: Vec<String>,
 }
@@ -29,7 +31,7 @@ pub struct Wants {
 /// The scripts of one submission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scripts {
-    /// The job array: a task a run.
+    /// The job array: a task a run, or several that share its GPU.
     pub array: String,
     /// The job after it: the report.
     pub collect: String,
@@ -115,7 +117,12 @@ impl Scripts {
         let runs = runs
             .iter()
             .fold(String::new(), |all, run| all + "  " + &quoted(run) + "\n");
-        let last = runs.lines().count().saturating_sub(1);
+        let each = wants.side_by_side.max(1);
+        let last = runs.lines().count().div_ceil(each).saturating_sub(1);
+        let of_the_task = match each {
+            1 => "\"${runs[$SLURM_ARRAY_TASK_ID]}\"".into(),
+            _ => format!("\"${{runs[@]:$((SLURM_ARRAY_TASK_ID * {each})):{each}}}\" --jobs {each}"),
+        };
         // A job has the cores it asked for; the program would take all that it sees.
         let threads = "export RAYON_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1} CANDLE_NUM_THREADS=1";
         let partition = wants.partition.as_ref().map_or(String::new(), |partition| {
@@ -133,7 +140,7 @@ impl Scripts {
                  {more}\
                  {threads}\n\
                  runs=(\n{runs})\n\
-                 exec {program} work {out} \"${{runs[$SLURM_ARRAY_TASK_ID]}}\"\n",
+                 exec {program} work {out} {of_the_task}\n",
                 program = quoted(&program),
                 out = quoted(&out)
             ),
@@ -224,6 +231,7 @@ mod tests {
             array_limit: Some(4),
             cpus: Some(8),
             options: vec!["--account=lab".into()],
+            ..Wants::default()
         };
         assert_eq!(
             scripts(&wants).array,
@@ -252,6 +260,41 @@ exec '/opt/seg train/bin' work '/shared/γ'\''s grid' "${runs[$SLURM_ARRAY_TASK_
                 .ends_with("exec '/opt/seg train/bin' collect '/shared/γ'\\''s grid'\n")
         );
         assert!(!scripts(&Wants::default()).array.contains("--time"));
+    }
+
+    #[test]
+    fn a_task_makes_several_runs_on_the_gpu_that_it_is_given() {
+        let wants = Wants {
+            gres: Some("gpu:1".into()),
+            side_by_side: 4,
+            ..Wants::default()
+        };
+        let runs = ["a", "b", "c", "d", "e"];
+        let path = Path::new;
+        let scripts =
+            Scripts::of(path("/b"), path("/grid"), path("/grid/s"), &runs, &wants).unwrap();
+        // Five runs, four to a task.
+        assert!(scripts.array.contains("#SBATCH --array=0-1\n"));
+        assert!(scripts.array.contains("#SBATCH --gres=gpu:1\n"));
+        assert!(
+            scripts.array.ends_with(
+                "  e\n)\nexec /b work /grid \"${runs[@]:$((SLURM_ARRAY_TASK_ID * 4)):4}\" --jobs 4\n"
+            ),
+            "{}",
+            scripts.array
+        );
+        // As the shell takes it.
+        let line = scripts.array.replace("exec /b", "echo");
+        for (task, made) in [
+            ("0", "work /grid a b c d --jobs 4\n"),
+            ("1", "work /grid e --jobs 4\n"),
+        ] {
+            let shell = Command::new("bash")
+                .args(["-c", &line])
+                .env("SLURM_ARRAY_TASK_ID", task)
+                .output();
+            assert_eq!(String::from_utf8_lossy(&shell.unwrap().stdout), made);
+        }
     }
 
     #[test]
