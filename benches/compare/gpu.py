@@ -46,7 +46,8 @@ VALUE_LIMIT = {"f32": 1e-5, "bf16": 1e-4}
 GRADIENT_LIMIT = {"f32": 1e-5, "bf16": 1e-2}
 #: Of a step's first loss from PyTorch's, relative.
 STEP_LIMIT = {"f32": 1e-5, "tf32": 1e-3, "bf16": 1e-2}
-LOSS_OURS = ["planned", "call"]
+#: A plan, which is a CUDA graph here, is of f32.
+LOSS_OURS = {"f32": ["planned", "call"], "bf16": ["call"]}
 LOSS_PEERS = [
     f"{how}-{target}-{launch}"
     for how in ["eager", "compile"]
@@ -242,7 +243,7 @@ class Losses(Part):
             exact = float(torch.order("data", folder, shape, dtype))
             bytes_ = int(ours.order("loss", folder, shape, dtype))
             checks = {}
-            for contestant in LOSS_OURS:
+            for contestant in LOSS_OURS[dtype]:
                 file = str(Path(folder) / "ours.grad")
                 value = float(ours.order("write", contestant, file))
                 checks[contestant] = {"value": value, "distance": json.loads(torch.order("distance", file))}
@@ -258,7 +259,7 @@ class Losses(Part):
         for contestant, of in checks.items():
             value_off = abs(of["value"] - exact) / abs(exact)
             if value_off <= VALUE_LIMIT[dtype] and of["distance"] <= GRADIENT_LIMIT[dtype]:
-                turns.append(Turn(contestant, ours if contestant in LOSS_OURS else torch, contestant))
+                turns.append(Turn(contestant, ours if contestant in LOSS_OURS[dtype] else torch, contestant))
             else:
                 self.leave_out(
                     f"{name} {contestant}",
@@ -267,13 +268,14 @@ class Losses(Part):
         times = medians(interleave(name, turns, self.plan()))
         eager, eager_ms = best(times, "eager")
         compiled, compiled_ms = best(times, "compile")
-        own = times.get("planned")
+        which, own = best({name: ms for name, ms in times.items() if name in LOSS_OURS[dtype]}, "")
         rate = over(bytes_, own)
         row |= {
             "bytes": bytes_,
             "ms": times,
             "gb_s": rate and rate / 1e6,
             "share_of_copy": over(rate and rate / 1e6, copy),
+            "ours": which,
             "eager": eager,
             "compile": compiled,
             "over_eager": over(eager_ms, own),
@@ -286,9 +288,9 @@ class Losses(Part):
         torch.order("forget")
 
     def table(self) -> tuple[str, list[str], list[list[str]]]:
-        heads = ["shape", "dtype", "ours, µs", "GB/s", "of the copy", f"≥ {COPY_SHARE}", "as a call, µs"]
+        heads = ["shape", "dtype", "planned, µs", "call, µs", "GB/s", "of the copy", f"≥ {COPY_SHARE}"]
         heads += ["eager, µs", "ratio", f"≥ {OVER_EAGER:g}", "compile, µs", "ratio", f"≥ {OVER_COMPILE:g}"]
-        heads += ["gradient from f64"]
+        heads += ["loss from f64", "gradient from f64"]
         cells = []
         for row in self.rows:
             if "shape" not in row:
@@ -298,16 +300,17 @@ class Losses(Part):
             def judged(key: str, limit: float) -> list[str]:
                 return [number(row[key]), self.judged(row[key], limit) if row["counts"] else "–"]
 
-            line = [row["shape"], row["dtype"], micros(times.get("planned"))]
+            line = [row["shape"], row["dtype"], micros(times.get("planned")), micros(times.get("call"))]
             line += ["–" if row["gb_s"] is None else f"{row['gb_s']:.0f}", *judged("share_of_copy", COPY_SHARE)]
-            line += [micros(times.get("call"))]
             for key, start, limit in [("over_eager", "eager", OVER_EAGER), ("over_compile", "compile", OVER_COMPILE)]:
                 which = row[start]
                 line += [f"{micros(times.get(which))} {which.removeprefix(start + '-')}", *judged(key, limit)]
-            cells.append([*line, f"{row['checks']['planned']['distance']:.0e}"])
+            check = row["checks"]["call"]
+            line += [f"{abs(check['value'] - row['exact']) / abs(row['exact']):.0e}", f"{check['distance']:.0e}"]
+            cells.append(line)
         self.notes.append(
-            "DSC++ with γ = 2, loss and gradient from logits. Ours is the planned loss as a CUDA graph on u8 labels; "
-            "PyTorch's is the fastest of one-hot target or labels, plain or as a CUDA graph. GB/s: logits and labels "
+            "DSC++ with γ = 2, loss and gradient from logits. Ours, on u8 labels: *planned*, as a CUDA graph, of f32 alone; "
+            "*call*, `value_and_grad` as it stands. The faster counts. PyTorch's is the fastest of one-hot target or labels, plain or as a CUDA graph. GB/s: logits and labels "
             "read twice, the gradient written once. Targets hold for tensors larger than the cache."
         )
         return "The loss", heads, cells
@@ -333,12 +336,16 @@ class Steps(Part):
         with tempfile.TemporaryDirectory(prefix="gpu-step-") as folder:
             ours.order("step", str(size), str(batch), "0", precision)
             ours.order("save", folder)
-            memory = {"ours": json.loads(ours.order("memory"))}
             for layout, worker in torch.items():
                 worker.order("step", folder, precision, layout)
-        first = {"ours": [float(word) for word in ours.order("losses", "10").split()]}
-        first["torch"] = [float(word) for word in torch["nhwc"].order("losses", "10").split()]
-        memory["torch"] = json.loads(torch["nhwc"].order("memory", "eager"))
+        first = {
+            name: [float(word) for word in worker.order("losses", "10").split()]
+            for name, worker in [("ours", ours), ("torch", torch["nhwc"])]
+        }
+        memory = {
+            "ours": json.loads(ours.order("memory")),
+            "torch": json.loads(torch["nhwc"].order("memory", "eager")),
+        }
         off = abs(first["ours"][0] - first["torch"][0]) / abs(first["torch"][0])
         row |= {"losses": first, "loss_off": off, "memory": memory}
         turns = []
@@ -451,24 +458,21 @@ class Layers(Part):
         words = ["layer", *map(str, [batch, layer.inputs, layer.outputs, layer.size]), precision]
         row: dict[str, object] = {"layer": layer.name, "batch": batch, "precision": precision}
         row |= {"inputs": layer.inputs, "outputs": layer.outputs, "size": layer.size}
-        try:
-            ours.ask(*words)
-        except Refusal as refusal:
-            self.leave_out(f"{layer.name} × {batch} {precision} ours", str(refusal))
-            return
-        times: dict[str, dict[str, float]] = {}
-        for direction in DIRECTIONS:
-            # Nobody needs the gradient to the image.
-            if direction == "input" and layer.inputs == 1:
-                continue
-            times[direction] = {"ours": median(ours, direction, count)}
+        directions = [d for d in DIRECTIONS if d != "input" or layer.inputs > 1]  # nobody needs the gradient to the image
+        times: dict[str, dict[str, float]] = {direction: {} for direction in directions}
         for layout in ["nhwc", "nchw"] if precision == "tf32" else ["nhwc"]:
             torch.order(*words, layout)
             for direction, own in times.items():
                 ms = median(torch, direction, count)
                 own["torch"] = min(ms, own.get("torch", ms))
-        tflops = {direction: layer.flops(batch) / own["ours"] / 1e9 for direction, own in times.items()}
-        row |= {"ms": times, "tflops": tflops, "share": {key: rate / peak for key, rate in tflops.items()}}
+        try:
+            ours.ask(*words)
+            for direction, own in times.items():
+                own["ours"] = median(ours, direction, count)
+        except Refusal as refusal:
+            self.leave_out(f"{layer.name} × {batch} {precision} ours", str(refusal))
+        tflops = {direction: over(layer.flops(batch) / 1e9, own.get("ours")) for direction, own in times.items()}
+        row |= {"ms": times, "tflops": tflops, "share": {key: over(rate, peak) for key, rate in tflops.items()}}
         self.add(row)
 
     def table(self) -> tuple[str, list[str], list[list[str]]]:
@@ -486,17 +490,19 @@ class Layers(Part):
                 if own is None:
                     line += ["–"] * 5
                     continue
-                line += [micros(own["ours"]), f"{row['tflops'][direction]:.0f}", f"{row['share'][direction]:.2f}"]
-                line += [micros(own["torch"]), number(own["ours"] / own["torch"])]
-                total = sums.setdefault((row["batch"], row["precision"]), {}).setdefault(direction, [0.0, 0.0])
-                total[0] += own["ours"]
-                total[1] += own["torch"]
+                rate, share = row["tflops"][direction], row["share"][direction]
+                line += [micros(own.get("ours")), "–" if rate is None else f"{rate:.0f}", number(share)]
+                line += [micros(own["torch"]), number(over(own.get("ours"), own["torch"]))]
+                if "ours" in own:
+                    total = sums.setdefault((row["batch"], row["precision"]), {}).setdefault(direction, [0.0, 0.0])
+                    total[0] += own["ours"]
+                    total[1] += own["torch"]
             cells.append(line)
         for (batch, precision), of in sums.items():
             line = ["**all**", str(batch), precision]
             for direction in DIRECTIONS:
-                a, b = of[direction]
-                line += [micros(a), "", "", micros(b), f"**{number(a / b)}**"]
+                a, b = of.get(direction, (None, None))
+                line += [micros(a), "", "", micros(b), f"**{number(over(a, b))}**"]
             cells.append(line)
         self.notes.append(
             "Convolutions of 3x3, each alone: forward, gradient to the input, gradient to the weight. A ratio is ours "
@@ -512,10 +518,12 @@ class Layers(Part):
 class Program(Part):
     """What runs a program of ours to its end."""
 
-    def execute(self, program: str, words: list[str], limit: float) -> tuple[float, str, str]:
+    def execute(
+        self, program: str, words: list[str], limit: float, variables: dict[str, str] | None = None
+    ) -> tuple[float, str, str]:
         """Seconds, what it printed, and why it failed."""
         command = [str(self.options.bin / program), *words]
-        environment = os.environ | {"LD_LIBRARY_PATH": self.options.libraries}
+        environment = os.environ | {"LD_LIBRARY_PATH": self.options.libraries} | (variables or {})
         start = time.monotonic()
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -544,12 +552,20 @@ class Parity(Program):
     """The tests of every operation against the CPU."""
 
     def measure(self) -> None:
-        # A few at a time: they share the GPU with each other.
-        words = ["--test-threads", str(min(4, cores()))]
+        # A few at a time: they share the GPU with each other. One test runs a program of the machine that built it; below
+        # is the same with the program that was carried.
+        words = ["--test-threads", str(min(4, cores())), "--skip", "no_device"]
         self.seconds, output, self.failed = self.execute("parity", words, self.options.seconds)
         for name, result in re.findall(r"^test (\S+) \.\.\. (ok|FAILED|ignored)", output, re.MULTILINE):
             self.add({"test": name, "result": result})
         (self.options.out / "parity.txt").write_text(output)
+        none = {"CUDA_VISIBLE_DEVICES": "", "SOFT_CUDA_DEVICES": "0"}
+        with tempfile.TemporaryDirectory(prefix="gpu-parity-") as folder:
+            words = ["--device", "cuda", "--out", f"{folder}/run"]
+            _, said, _ = self.execute("seg-train", words, 30, none)
+        clear = re.fullmatch(r"error: no CUDA device: .*\n", said) is not None
+        self.failed = self.failed or ("" if clear else f"without a device: {said.strip()}")
+        self.add({"test": "no_device::one_line_says_so", "result": "ok" if clear else "FAILED"})
 
     def run(self) -> int:
         return max(super().run(), 1 if self.failed else 0)
@@ -637,7 +653,7 @@ class Gammas(Seg):
                 )
                 words = ["sweep", str(grid), "--device", "cuda", "--out", str(Path(folder) / "runs")]
                 words += ["--jobs", str(jobs), "--set", f"recipe.epochs={epochs}", *self.sizes(self.images())]
-                words += ["--set", "recipe.precision=bf16"]
+                words += ["--precision", "bf16"]
                 seconds, failed = self.train(words)
             if failed:
                 self.leave_out(name, failed)
