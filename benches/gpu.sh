@@ -72,23 +72,22 @@ pip_folders() {
   python3 -c 'import nvidia; print(*nvidia.__path__, sep="\n")' 2> /dev/null || true
 }
 
-library() { # NAME: where it is
+library() { # NAME: where it is, one a line, the best first
   local folder
   while read -r folder; do
-    if [ -n "$folder" ]; then
-      find -L "$folder" -name "$1" -not -path '*/stubs/*' 2> /dev/null | head -n 1
-    fi
+    if [ -n "$folder" ]; then find -L "$folder" -name "$1" -not -path '*/stubs/*' 2> /dev/null || true; fi
   done < <(pip_folders)
-  ldconfig -p 2> /dev/null | awk -v name="$1" '$1 == name { print $NF }'
+  ldconfig -p 2> /dev/null | awk -v name="$1" '$1 == name { print $NF }' || true
   for folder in /usr/local/nvidia /usr/local/cuda/ /usr/lib/x86_64-linux-gnu /usr/lib64; do
-    find -L "$folder" -name "$1" -not -path '*/stubs/*' 2> /dev/null | head -n 1
+    find -L "$folder" -name "$1" -not -path '*/stubs/*' 2> /dev/null || true
   done
 }
 
 libraries() { # the folders of all, for LD_LIBRARY_PATH
   local name at found=
   for name in libcuda.so.1 libnvrtc.so.13 libcublas.so.13 libcublasLt.so.13 libcurand.so.10; do
-    at=$(library "$name" | head -n 1)
+    at=$(library "$name")
+    at=${at%%$'\n'*}
     [ -n "$at" ] || fail "$name was not found: it is the driver's (libcuda) or of a python3 with PyTorch for CUDA 13; --libraries names a folder"
     say "$name: $at"
     case ":$found:" in *":$(dirname "$at"):"*) ;; *) found=$found:$(dirname "$at") ;; esac
@@ -159,13 +158,18 @@ compare() { # PART SECONDS
 has() { case " ${parts[*]} " in *" $1 "*) ;; *) return 1 ;; esac; }
 # What PyTorch compiles, it compiles while the tests run; what it makes is kept on disk.
 if has parity && { has loss || has step; }; then
-  compare warm 180 &
+  compare warm 120 &
   warm=$!
 fi
 rc=0 ended=()
+later=0
+for part in "${parts[@]}"; do later=$((later + $(limit_of "$part"))); done
 for part in "${parts[@]}"; do
-  seconds=$(limit_of "$part")
-  [ $((limit - SECONDS)) -ge "$seconds" ] || seconds=$((limit - SECONDS))
+  # Its own time, and what those after it do not need; never more than there is.
+  seconds=$(limit_of "$part") left=$((limit - SECONDS))
+  later=$((later - seconds))
+  [ $((left - later)) -le "$seconds" ] || seconds=$((left - later))
+  [ "$left" -ge "$seconds" ] || seconds=$left
   if [ "$seconds" -lt 5 ]; then
     ended+=("| $part | no time was left | |")
     rc=1

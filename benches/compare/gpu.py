@@ -30,7 +30,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator
 
 from turns import HERE, ORDINARY, Failure, Plan, Refusal, Turn, Worker, cores, interleave, ratio, say, walls
 
@@ -124,6 +124,13 @@ class Part:
             return True
         self.leave_out(name, "no time was left")
         return False
+
+    def try_row(self, name: str, row: Callable[[], None]) -> None:
+        """A row that fails does not stop the others."""
+        try:
+            row()
+        except (Failure, Refusal) as failure:
+            self.leave_out(name, str(failure))
 
     def leave_out(self, name: str, reason: str) -> None:
         say(f"{name}: left out: {reason}")
@@ -221,8 +228,9 @@ class Losses(Part):
             copy = self.copied(ours, torch, 1 if smoke else 2048)
             for shape in volumes + beside:
                 for dtype in ["f32", "bf16"]:
-                    if self.has_time(f"{shape} {dtype}"):
-                        self.one(shape, dtype, shape in volumes, copy, ours, torch)
+                    name = f"{shape} {dtype}"
+                    if self.has_time(name):
+                        self.try_row(name, lambda: self.one(shape, dtype, shape in volumes, copy, ours, torch))
 
     def copied(self, ours: Worker, torch: Worker, mib: int) -> float:
         """GB/s, read and written: the better of what the two measure."""
@@ -329,7 +337,8 @@ class Steps(Part):
             for size, batch, precision in configurations:
                 name = f"{size}² × {batch} {precision}"
                 if self.has_time(name, 0 if self.options.smoke else 5):
-                    self.one(name, size, batch, precision, ours, {"nhwc": nhwc, "nchw": nchw})
+                    workers = {"nhwc": nhwc, "nchw": nchw}
+                    self.try_row(name, lambda: self.one(name, size, batch, precision, ours, workers))
 
     def one(self, name: str, size: int, batch: int, precision: str, ours: Worker, torch: dict[str, Worker]) -> None:
         row: dict[str, object] = {"size": size, "batch": batch, "precision": precision}
