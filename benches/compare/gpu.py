@@ -570,7 +570,7 @@ class Parity(Program):
         (self.options.out / "parity.txt").write_text(output)
         none = {"CUDA_VISIBLE_DEVICES": "", "SOFT_CUDA_DEVICES": "0"}
         with tempfile.TemporaryDirectory(prefix="gpu-parity-") as folder:
-            words = ["--device", "cuda", "--out", f"{folder}/run"]
+            words = ["--loss", "dice++", "--device", "cuda", "--out", f"{folder}/run"]
             _, said, _ = self.execute("seg-train", words, 30, none)
         clear = re.fullmatch(r"error: no CUDA device: .*\n", said) is not None
         self.failed = self.failed or ("" if clear else f"without a device: {said.strip()}")
@@ -596,9 +596,9 @@ class Parity(Program):
 class Seg(Program):
     """What trains."""
 
-    def train(self, words: list[str]) -> tuple[float, str]:
-        """Seconds, and why it failed."""
-        seconds, _, failed = self.execute("seg-train", words, self.ends - time.monotonic())
+    def train(self, words: list[str], share: float = 1) -> tuple[float, str]:
+        """Seconds, and why it failed; it has this share of the time that is left."""
+        seconds, _, failed = self.execute("seg-train", words, share * (self.ends - time.monotonic()))
         return seconds, failed
 
     def sizes(self, images: int) -> list[str]:
@@ -620,9 +620,9 @@ class Trainings(Seg):
             if not self.has_time(precision):
                 continue
             with tempfile.TemporaryDirectory(prefix="gpu-training-") as folder:
-                words = ["--device", "cuda", "--precision", precision, "--data", "phantom", "--preset", "paper"]
+                words = ["--loss", "dice++", "--device", "cuda", "--precision", precision, "--data", "phantom", "--preset", "paper"]
                 words += ["--epochs", str(epochs), "--out", str(Path(folder) / "run"), *self.sizes(self.images())]
-                seconds, failed = self.train(words)
+                seconds, failed = self.train(words, 0.6 if precision == "bf16" else 1)
             if failed:
                 self.leave_out(precision, failed)
                 continue
@@ -663,7 +663,7 @@ class Gammas(Seg):
                 words = ["sweep", str(grid), "--device", "cuda", "--out", str(Path(folder) / "runs")]
                 words += ["--jobs", str(jobs), "--set", f"recipe.epochs={epochs}", *self.sizes(self.images())]
                 words += ["--precision", "bf16"]
-                seconds, failed = self.train(words)
+                seconds, failed = self.train(words, 0.4 if jobs == 1 else 1)
             if failed:
                 self.leave_out(name, failed)
                 continue

@@ -44,7 +44,10 @@ impl Bench {
         };
         let logits = fs::read(folder.join("logits.f32"))?;
         let (numbers, _) = logits.as_chunks::<4>();
-        let numbers: Vec<f32> = numbers.iter().map(|&four| f32::from_le_bytes(four)).collect();
+        let numbers: Vec<f32> = numbers
+            .iter()
+            .map(|&four| f32::from_le_bytes(four))
+            .collect();
         let logits = Tensor::from_vec(numbers, &dims[..], &Device::Cpu)?;
         let without_channels = [&[*n], space].concat();
         let labels = fs::read(folder.join("labels.u8"))?;

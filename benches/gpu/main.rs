@@ -9,17 +9,14 @@
 //! save FOLDER                         write the weights and the batch
 //! losses COUNT                        answers "values", the losses of as many steps
 //! memory                              answers "json", what the device has given since `step`
-//! layer N CIN COUT SIZE PRECISION     make one convolution
 //! time SUBJECT COUNT                  answers "ms", the means of COUNT blocks of iterations
 //! forget                              give all memory back
 //! ```
 //!
 //! Words are separated by tabs. What goes wrong is answered as "error" and the sentence. The end of the input ends the
-//! program. The subjects of `time`: `copy`; `planned` and `call`, the loss; `step`; `forward`, `input` and `weight`, the
-//! convolution and its gradients.
+//! program. The subjects of `time`: `copy`; `planned` and `call`, the loss; `step`.
 
 mod clock;
-mod layer;
 mod loss;
 mod step;
 
@@ -33,14 +30,13 @@ use candle_core::{
 use seg_train::config::open_device;
 use workspace_benches::orders::serve;
 
-use self::{clock::blocks, layer::Layer, loss::Bench, step::Batch};
+use self::{clock::blocks, loss::Bench, step::Batch};
 
 /// What is to be measured.
 enum Loaded {
     Copy(CudaSlice<u8>, CudaSlice<u8>),
     Loss(Box<Bench>),
     Step(Box<Batch>),
-    Layer(Box<Layer>),
 }
 
 struct Gpu {
@@ -99,16 +95,7 @@ impl Gpu {
                 precision.parse()?,
                 &self.device,
             )?)),
-            ["layer", sizes @ .., precision] => {
-                let sizes = sizes.iter().map(|size| size.parse());
-                let sizes = sizes.collect::<Result<Vec<usize>, _>>()?;
-                let [n, inputs, outputs, size] = sizes[..] else {
-                    bail!("a layer is N, inputs, outputs and size, found {sizes:?}");
-                };
-                let layer = Layer::new([n, inputs, outputs, size], precision.parse()?, &self.device)?;
-                Loaded::Layer(Box::new(layer))
-            }
-            _ => bail!("expected copy, loss, step or layer with what they need, found {words:?}"),
+            _ => bail!("expected copy, loss or step with what they need, found {words:?}"),
         });
         Ok(answer)
     }
@@ -123,10 +110,6 @@ impl Gpu {
             ("planned", Some(Loaded::Loss(bench))) => blocks(stream, count, || bench.replay()),
             ("call", Some(Loaded::Loss(bench))) => blocks(stream, count, || bench.call().map(drop)),
             ("step", Some(Loaded::Step(batch))) => blocks(stream, count, || batch.step()),
-            (direction, Some(Loaded::Layer(layer))) => {
-                let direction = direction.parse()?;
-                blocks(stream, count, || layer.run(direction))
-            }
             _ => bail!("nothing is loaded that has a time of {subject}"),
         }
     }
