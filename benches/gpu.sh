@@ -29,6 +29,7 @@ build() { # DIR
   command -v cargo > /dev/null || fail "cargo was not found; install Rust, or put the folder of cargo on PATH"
   nvcc=${NVCC:-$(command -v nvcc || true)}
   [ -n "$nvcc" ] || fail "no nvcc: Candle's kernels need one. Put CUDA 13's on PATH, name it as NVCC, or see docs/gpu.md"
+  rm -rf "$to/bin"
   mkdir -p "$to/bin" "$to/compare"
   to=$(cd "$to" && pwd)
   local log=$to/.built
@@ -60,6 +61,9 @@ PYTHON
     "$nvcc" --version | grep release
     rustc --version
   } > "$to/bin/BUILD"
+  # Packed, they are a fraction.
+  tar -czf "$to/programs.tar.gz" -C "$to" bin
+  rm -rf "$to/bin"
   local kib
   kib=$(du -sk "$to" | cut -f1)
   say "$to: $((kib / 1024)) MiB"
@@ -128,15 +132,17 @@ if [ "$action" = build ]; then build "$package"; exit; fi
 for part in "${parts[@]}"; do
   [ -n "$(limit_of "$part")" ] || fail "unknown part $part; there are parity, loss, step, training, gammas and layers"
 done
-programs=$here/bin
-[ -d "$programs" ] || programs=$here/../target/gpu/bin
-[ -d "$programs" ] || fail "no programs in $programs; make them with benches/gpu.sh --build"
+packed=$here/programs.tar.gz
+[ -f "$packed" ] || packed=$here/../target/gpu/programs.tar.gz
+[ -f "$packed" ] || fail "no programs in $packed; make them with benches/gpu.sh --build"
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 scratch=$(mktemp -d)
 warm=
 # Only what was started here is ended.
 trap '[ -z "$warm" ] || kill "$warm" 2> /dev/null || true; rm -rf "$scratch"' EXIT
+tar -xzf "$packed" -C "$scratch"
+programs=$scratch/bin
 if [ -n "$given" ]; then paths=$(cd "$given" && pwd); else paths=$(libraries); fi
 export TORCHINDUCTOR_CACHE_DIR=$scratch/compiled PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 # Names what ran: the tables are worth nothing without it.
