@@ -102,6 +102,17 @@ impl Steps {
         self.pending.len()
     }
 
+    /// Replays the step of `n` images on those that lie on the device; whether it had been recorded.
+    pub(crate) fn again(&self, n: usize) -> Result<bool> {
+        match self.sizes.get(&n).map(|size| &size.replay) {
+            Some(Replay::Ready(graph)) => {
+                graph.launch()?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
     /// Whether there is no room for what comes of another step.
     pub(crate) fn is_full(&self) -> bool {
         self.pending.len() == LINES
