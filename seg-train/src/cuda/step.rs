@@ -13,7 +13,7 @@ use dice_losses::{
 };
 use seg_unet::{Precision, UNet};
 
-pub(crate) use super::engine::Engine;
+pub(crate) use seg_unet::cuda::Engine;
 use super::{
     copies::{Copies, HostBatch, Pool},
     infer::Engines,
