@@ -62,6 +62,13 @@
 //! a pole, [`guard`] says what is done. On the CPU the same input gives the same bits for any number of threads, in f32 within 5·10⁻⁷ of f64 (the
 //! tests ask for 10⁻⁶ of the value, 2·10⁻⁶ of the gradient); [`guide::numerics`] has the rest.
 //!
+//! # On a GPU
+//!
+//! With the feature `cuda` logits of f32, f16 and bf16 on a CUDA device have kernels of their own, compiled at run time:
+//! `value_and_grad` is two launches, nothing is read back, and the same input gives the same bits; the module `cuda` has the
+//! rest. There a label that is no class makes the loss NaN. These kernels have been run on a device in software, not yet
+//! on a GPU. Everything else, and other backends, run plain Candle operations.
+//!
 //! # Scope
 //!
 //! Losses that are algebra on the sums of one pass over the pixels. Lovász, Wasserstein, boundary and Hausdorff

@@ -22,6 +22,8 @@
 //! Equal seeds give equal bits, whatever the number of threads. Not here: other networks, 3-D, pretrained weights.
 
 mod config;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod init;
 mod kernels;
 pub mod ops;

@@ -4,8 +4,10 @@ use std::{collections::HashMap, marker::PhantomData, path::Path};
 
 use candle_core::{DType, Device, Error, Result, Tensor, Var, backprop::GradStore};
 
+#[cfg(feature = "cuda")]
+use crate::cuda::Engines;
 use crate::{
-    UNetConfig,
+    Precision, UNetConfig,
     init::glorot_uniform,
     kernels::{
         maps::Size,
@@ -35,6 +37,9 @@ use crate::{
 pub struct UNet {
     config: UNetConfig,
     dtype: DType,
+    precision: Precision,
+    #[cfg(feature = "cuda")]
+    engines: Engines,
     vars: Vec<(String, Var)>,
     /// Fine to coarse.
     encoder: Vec<Block>,
@@ -74,10 +79,12 @@ enum Kept {
     F64(Trace<f64>),
     /// The logits' own graph.
     Graph,
+    #[cfg(feature = "cuda")]
+    Engine(Box<crate::cuda::Engine>),
 }
 
 impl Pass<'_> {
-    /// `[N, classes, H, W]`, outside any graph on the CPU.
+    /// `[N, classes, H, W]`, outside any graph on the CPU and on a CUDA device.
     pub fn logits(&self) -> &Tensor {
         &self.logits
     }
@@ -156,6 +163,15 @@ impl Pass<'_> {
                     }
                 }
                 Ok(())
+            }
+            #[cfg(feature = "cuda")]
+            Kept::Engine(mut engine) => {
+                let gradients = engine.gradients_of(&gradient)?;
+                net.engines.put(*engine);
+                gradients
+                    .into_iter()
+                    .enumerate()
+                    .try_for_each(|(at, gradient)| take(at, gradient))
             }
         }
     }
@@ -283,6 +299,9 @@ impl UNet {
         Ok(Self {
             config: *config,
             dtype,
+            precision: Precision::default(),
+            #[cfg(feature = "cuda")]
+            engines: Engines::default(),
             vars: build.vars,
             encoder,
             middle,
@@ -315,8 +334,8 @@ impl UNet {
 
     /// As [`UNet::forward`], with room for the way back: logits, and later [`Pass::backward`].
     ///
-    /// On the CPU it is some times as fast as [`UNet::forward`] and Candle's `backward`, and takes less memory, since
-    /// it needs no graph: the trainer's way.
+    /// On the CPU and on a CUDA device it is some times as fast as [`UNet::forward`] and Candle's `backward`, and takes
+    /// less memory, since it needs no graph: the trainer's way.
     ///
     /// ```
     /// use candle_core::{DType, Device::Cpu, Tensor};
@@ -344,6 +363,11 @@ impl UNet {
         self.check(images)?;
         let images = images.contiguous()?.detach();
         let (logits, kept) = match self.dtype {
+            #[cfg(feature = "cuda")]
+            DType::F32 if images.device().is_cuda() => {
+                let mut engine = self.engines.take(self, &images, true)?;
+                (engine.logits_of(&images)?, Kept::Engine(Box::new(engine)))
+            }
             _ if !images.device().is_cpu() => (self.forward(&images)?, Kept::Graph),
             DType::F64 => {
                 let (logits, trace) = self.with_plan(&images, |plan, x| plan.forward(x))?;
@@ -371,6 +395,13 @@ impl UNet {
         self.check(images)?;
         let images = images.contiguous()?.detach();
         match self.dtype {
+            #[cfg(feature = "cuda")]
+            DType::F32 if images.device().is_cuda() => {
+                let mut engine = self.engines.take(self, &images, false)?;
+                let logits = engine.logits_of(&images)?;
+                self.engines.put(engine);
+                Ok(logits)
+            }
             _ if !images.device().is_cpu() => Ok(self.forward(&images)?.detach()),
             DType::F64 => self.logits(
                 self.with_plan::<f64, _>(&images, |plan, x| plan.infer(x))?,
@@ -471,6 +502,25 @@ impl UNet {
     /// The type of the weights: f32 or f64.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// The numbers that [`UNet::pass`] and [`UNet::infer`] compute in on a CUDA device.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Sets [`UNet::precision`]; on the CPU it changes nothing.
+    ///
+    /// ```
+    /// use candle_core::Device::Cpu;
+    /// use seg_unet::{Precision, UNet, UNetConfig};
+    /// let mut net = UNet::new(&UNetConfig { width: 4, depth: 1, ..UNetConfig::default() }, 7, &Cpu)?;
+    /// net.set_precision(Precision::Bf16);
+    /// assert_eq!(net.precision(), Precision::Bf16);
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
     }
 
     /// Names and weights, always in the same order.

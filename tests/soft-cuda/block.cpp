@@ -12,12 +12,15 @@ void* __tls_get_addr(unsigned long*);
 
 thread_local const Launch* running = nullptr;
 
-static Block& this_block() {
-  static thread_local Block block;
-  return block;
-}
+// The block that runs on this thread of the system.
+static __thread Block* the_block __attribute__((tls_model("initial-exec")));
+static Block& this_block() { return *the_block; }
 
-void run_block(const Launch& launch, uint3 place) { this_block().run(launch, place); }
+void run_block(const Launch& launch, uint3 place) {
+  static thread_local Block block;
+  the_block = &block;
+  block.run(launch, place);
+}
 
 static constexpr size_t most_shared = 256 << 10;
 
@@ -41,7 +44,8 @@ unsigned char* Block::dynamic_shared(unsigned bytes) {
 void Block::main() {
   Block& block = this_block();
   running->entry->call(running->arguments);
-  block.self().state = State::returned;
+  block.states[block.current] = State::returned;
+  block.gone[block.current / 32] |= 1u << block.current % 32;
   block.alive--;
   block.lane_returned();
   block.leave();
@@ -52,18 +56,32 @@ void Block::leave() {
   change_context(&self().context, scheduler);
 }
 
+void Block::can_run(unsigned fiber) {
+  states[fiber] = State::ready;
+  runnable[fiber / 32] |= 1u << fiber % 32;
+}
+
 void Block::resume(unsigned fiber) {
   current = fiber;
   Fiber& f = fibers[fiber];
-  if (f.state == State::fresh) {
+  if (states[fiber] == State::fresh) {
     f.stack = stacks.take();
     f.context = new_context(f.stack, main);
+    f.call = Together::none;
+    if (f.uncommitted || !f.groups.empty()) {
+      f.copies.clear();
+      f.groups.clear();
+      f.uncommitted = 0;
+    }
+    const dim3 t = running->threads;
+    f.thread = {fiber % t.x, fiber / t.x % t.y, fiber / t.x / t.y};
+    states[fiber] = State::ready;
   }
-  f.state = State::ready;
+  runnable[fiber / 32] &= ~(1u << fiber % 32);
   soft_here.thread = f.thread;
   change_context(&scheduler, f.context);
   // The next thread begins where this one has: a kernel without barriers needs a single stack.
-  if (f.state == State::returned) stacks.give(f.stack);
+  if (states[fiber] == State::returned) stacks.give(f.stack);
 }
 
 void Block::run(const Launch& launch, uint3 place) {
@@ -71,15 +89,13 @@ void Block::run(const Launch& launch, uint3 place) {
   const dim3 t = launch.threads;
   threads = alive = t.x * t.y * t.z;
   if (fibers.size() < threads) fibers.resize(threads);
-  for (unsigned i = 0; i < threads; i++) {
-    Fiber& f = fibers[i];
-    f.state = State::fresh;
-    f.call = Together::none;
-    f.thread = {i % t.x, i / t.x % t.y, i / t.x / t.y};
-    f.copies.clear();
-    f.groups.clear();
-    f.uncommitted = 0;
-  }
+  const unsigned warps = (threads + 31) / 32;
+  states.assign(threads, State::fresh);
+  runnable.assign(warps, ~0u);
+  if (threads % 32) runnable.back() = (1u << threads % 32) - 1;
+  gone.assign(warps, 0);
+  gone.back() = ~runnable.back();
+  meeting.assign(warps, 0);
   barrier_kind = -1;
   barrier_waiting = barrier_true = 0;
 
@@ -92,7 +108,6 @@ void Block::run(const Launch& launch, uint3 place) {
     memset(__tls_get_addr(of_module), 0xff, launch.static_shared.bytes);
   }
 
-  const unsigned warps = (threads + 31) / 32;
   const unsigned long long key = place.x + 65537ull * (place.y + 65537ull * place.z);
   warp_order.resize(warps);
   order().places(warp_order.data(), warps, key);
@@ -101,18 +116,12 @@ void Block::run(const Launch& launch, uint3 place) {
 
   while (alive) {
     bool progress = false;
-    for (unsigned warp : warp_order) {
-      bool moved;
-      do {
-        moved = false;
-        for (unsigned i = 0; i < 32; i++) {
-          const unsigned fiber = warp * 32 + lane_order[warp * 32 + i];
-          if (fiber >= threads || (fibers[fiber].state != State::fresh && fibers[fiber].state != State::ready)) continue;
-          resume(fiber);
-          moved = progress = true;
-        }
-      } while (moved);
-    }
+    for (unsigned warp : warp_order)
+      while (runnable[warp]) {
+        progress = true;
+        for (unsigned i = 0; i < 32; i++)
+          if (const unsigned lane = lane_order[warp * 32 + i]; runnable[warp] >> lane & 1) resume(warp * 32 + lane);
+      }
     if (!progress) stuck();
   }
   running = nullptr;
@@ -126,10 +135,10 @@ int Block::barrier(int kind, int predicate) {
   barrier_kind = kind;
   barrier_waiting++;
   barrier_true += predicate != 0;
-  self().state = State::at_barrier;
+  states[current] = State::at_barrier;
   if (barrier_waiting == alive) {
     release_barrier();
-    self().state = State::ready;
+    runnable[current / 32] &= ~(1u << current % 32);
   } else {
     leave();
   }
@@ -141,34 +150,32 @@ void Block::release_barrier() {
   barrier_result = results[barrier_kind];
   barrier_waiting = barrier_true = 0;
   for (unsigned i = 0; i < threads; i++)
-    if (fibers[i].state == State::at_barrier) fibers[i].state = State::ready;
+    if (states[i] == State::at_barrier) can_run(i);
 }
 
-unsigned Block::lanes_alive() {
-  const unsigned first = current / 32 * 32;
-  unsigned lanes = 0;
-  for (unsigned i = 0; i < 32 && first + i < threads; i++)
-    if (fibers[first + i].state != State::returned) lanes |= 1u << i;
-  return lanes;
-}
+unsigned Block::lanes_alive() { return ~gone[current / 32]; }
 
 // Whether all lanes that `lane` waits for are at its call; then they may go on.
 bool Block::complete(unsigned warp, unsigned lane) {
   Fiber* const lanes = &fibers[warp * 32];
   const Fiber& one = lanes[lane];
+  if (meeting[warp] < __builtin_popcount(one.mask & ~gone[warp])) return false;
   unsigned here = 0;
   for (unsigned i = 0; i < 32; i++) {
     if (!(one.mask >> i & 1)) continue;
-    if (warp * 32 + i >= threads || lanes[i].state == State::returned) {
+    if (gone[warp] >> i & 1) {
       if (one.call >= Together::mma_bf16) fail("%s by a warp of which lane %u is not there", name_of(one.call), i);
       continue;
     }
-    if (lanes[i].state != State::at_warp || lanes[i].call != one.call || lanes[i].mask != one.mask) return false;
+    if (states[warp * 32 + i] != State::at_warp || lanes[i].call != one.call || lanes[i].mask != one.mask) return false;
     here |= 1u << i;
   }
   calculate(one.call, lanes, here);
   for (unsigned i = 0; i < 32; i++)
-    if (here >> i & 1) lanes[i].state = State::ready;
+    if (here >> i & 1) {
+      can_run(warp * 32 + i);
+      meeting[warp]--;
+    }
   return true;
 }
 
@@ -178,24 +185,26 @@ void Block::meet(Together call, unsigned mask) {
   if (!(mask >> lane & 1)) fail("%s: the mask %08x has no bit of the calling lane %u", name_of(call), mask, lane);
   f.call = call;
   f.mask = mask;
-  f.state = State::at_warp;
-  if (!complete(current / 32, lane)) leave();
+  states[current] = State::at_warp;
+  meeting[current / 32]++;
+  if (complete(current / 32, lane))
+    runnable[current / 32] &= ~(1u << lane);  // it runs already
+  else
+    leave();
 }
 
 // Those who wait for everybody else may have waited for this lane alone.
 void Block::lane_returned() {
   if (barrier_waiting && barrier_waiting == alive) release_barrier();
   const unsigned warp = current / 32;
-  for (unsigned i = 0; i < 32 && warp * 32 + i < threads; i++) {
-    Fiber& other = fibers[warp * 32 + i];
-    if (other.state == State::at_warp && other.mask >> current % 32 & 1) complete(warp, i);
-  }
+  for (unsigned i = 0; i < 32 && meeting[warp]; i++)
+    if (warp * 32 + i < threads && states[warp * 32 + i] == State::at_warp && fibers[warp * 32 + i].mask >> current % 32 & 1) complete(warp, i);
 }
 
 void Block::stuck() {
   unsigned waiting = 0, first = threads;
   for (unsigned i = 0; i < threads; i++)
-    if (fibers[i].state == State::at_warp) {
+    if (states[i] == State::at_warp) {
       waiting++;
       if (first == threads) first = i;
     }
@@ -206,10 +215,10 @@ void Block::stuck() {
   // Say what one of those does that are waited for.
   for (unsigned i = 0; i < 32; i++) {
     const unsigned other = first / 32 * 32 + i;
-    if (!(one.mask >> i & 1) || other >= threads || fibers[other].state == State::returned) continue;
+    if (!(one.mask >> i & 1) || other >= threads || states[other] == State::returned) continue;
     const Fiber& f = fibers[other];
-    if (f.state == State::at_warp && f.call == one.call && f.mask == one.mask) continue;
-    if (f.state == State::at_barrier)
+    if (states[other] == State::at_warp && f.call == one.call && f.mask == one.mask) continue;
+    if (states[other] == State::at_barrier)
       fail("deadlock: %u threads are at a barrier and %u at calls of their warps; this one is at %s with mask %08x and waits "
            "for lane %u, which is at %s",
            barrier_waiting, waiting, name_of(one.call), one.mask, i, barrier_names[barrier_kind]);

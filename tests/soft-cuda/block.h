@@ -31,7 +31,6 @@ struct Copy {
 struct Fiber {
   Registers* context = nullptr;
   Stack stack = nullptr;
-  State state = State::fresh;
   Together call = Together::none;
   unsigned mask = 0;
   uint3 thread;
@@ -64,7 +63,13 @@ class Block {
   [[noreturn]] void stuck();
   unsigned char* dynamic_shared(unsigned bytes);
 
+  void can_run(unsigned fiber);
+
   std::vector<Fiber> fibers;
+  std::vector<State> states;        // of each fiber
+  std::vector<unsigned> runnable;   // of each warp, a bit for each lane
+  std::vector<unsigned> gone;       // of each warp: lanes that have returned, or never were
+  std::vector<unsigned char> meeting;  // of each warp: how many lanes wait for others of it
   std::vector<unsigned> warp_order, lane_order;
   unsigned threads = 0, alive = 0;
   Registers* scheduler = nullptr;

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <fstream>
+#include <regex>
 #include <sstream>
 
 static std::string variable(const char* name, const std::string& otherwise) {
@@ -88,19 +89,27 @@ static std::string processor() {
   return "";
 }
 
+// `extern __shared__ T name[];` cannot be said in C++; where macros do not hide it, it becomes a pointer.
+static std::string with_dynamic_shared(const std::string& text) {
+  if (text.find("extern __shared__") == std::string::npos) return text;
+  static const std::regex declaration(R"(extern __shared__ (?:__align__\(\d+\) )?([\w ]+?) (\w+)\[\];)");
+  return std::regex_replace(text, declaration, "$1* $2 = ($1*)soft_dynamic_shared();");
+}
+
 Compiled compile(const Source& source) {
   const std::string include = headers();
   // A kernel's arithmetic is fused as on a GPU, unless the options say otherwise. Variables that nothing was written to are
-  // full of 0xfe, so that nobody takes them for zeros.
+  // full of 0xfe, so that nobody takes them for zeros. What no entry point needs is left out (whole-program).
   std::string flags = " -std=c++17 -O2 -w -fPIC -march=native -ffp-contract=fast -fno-math-errno -fno-trapping-math -fno-strict-aliasing"
-                      " -fno-exceptions -fno-gnu-unique -fvisibility=hidden -ftrivial-auto-var-init=pattern" + sanitizers() +
-                      " -DSOFT_CUDA=1 -D__CUDA_ARCH__=" + std::to_string(source.capability * 10) +
+                      " -fno-exceptions -fno-gnu-unique -fvisibility=hidden -fwhole-program -ftrivial-auto-var-init=pattern" +
+                      (source.only.empty() ? sanitizers() : "") +
+                      " -DSOFT_CUDA=1 -D__CUDACC_VER_MAJOR__=13 -D__CUDACC_VER_MINOR__=0 -D__CUDA_ARCH__=" + std::to_string(source.capability * 10) +
                       " -include soft_cuda.h -I" + quoted(include);
   for (const std::string& option : source.options) flags += " " + quoted(option);
   const std::string compiler = variable("SOFT_CUDA_CXX", "g++");
 
-  std::string everything = compiler + flags + processor() + source.name + source.text;
-  for (const char* header : {"soft_cuda.h", "soft_types.h", "soft_threads.h", "soft_math.h", "soft_atomics.h", "soft_entry.h"})
+  std::string everything = compiler + flags + processor() + source.name + source.only + source.text;
+  for (const char* header : {"soft_cuda.h", "soft_types.h", "soft_threads.h", "soft_math.h", "soft_atomics.h", "soft_entry.h", "soft_small_floats.h"})
     everything += contents(include + "/" + header);
   const std::string stem = cache() + "/" + hash(everything), library = stem + ".so";
 
@@ -115,14 +124,15 @@ Compiled compile(const Source& source) {
     const std::string scratch = stem + "." + std::to_string(getpid()), file = scratch + ".cu";
     {
       std::ofstream out(file);
-      out << "#line 1 \"" << (source.name.empty() ? "default_program" : source.name) << "\"\n" << source.text << "\n";
+      out << "#line 1 \"" << (source.name.empty() ? "default_program" : source.name) << "\"\n" << with_dynamic_shared(source.text) << "\n";
     }
     std::string preprocessed;
     if (run(compiler + flags + " -DSOFT_CUDA_SCAN -E -x c++ " + quoted(file), &preprocessed, &result.log, scratch)) {
       {
         std::ofstream out(file, std::ios::app);
         out << "\n#line 1 \"entry points\"\n";
-        for (const EntryPoint& entry : entry_points(preprocessed)) out << "SOFT_ENTRY(" << entry.name << ", " << entry.bounds << ")\n";
+        for (const EntryPoint& entry : entry_points(preprocessed))
+          if (source.only.empty() || source.only == entry.name) out << "SOFT_ENTRY(" << entry.name << ", " << entry.bounds << ")\n";
       }
       // Its own names go before those of others: two sources may have entry points and helpers of the same name.
       const std::string made = scratch + ".so";

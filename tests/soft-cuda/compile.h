@@ -8,6 +8,7 @@ struct Source {
   std::string text, name;
   std::vector<std::string> options;  // of g++
   int capability = 75;
+  std::string only = "";  // the one entry point that is wanted of a large source of others, which is trusted; empty: all
 };
 
 struct Compiled {

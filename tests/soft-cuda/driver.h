@@ -172,12 +172,13 @@ struct Function {
   std::string name;
   const soft_Entry* entry;
   Module* module;
+  StaticShared static_shared;
   int most_dynamic_shared = 48 << 10;
 };
 struct Module {
   Context* context;
-  void* library = nullptr;
-  StaticShared static_shared;
+  std::string source;       // of the stand-in for nvcc: each function is compiled when it is asked for
+  void* library = nullptr;  // of the false NVRTC
   std::mutex mutex;
   std::map<std::string, std::unique_ptr<Function>> functions;
 };

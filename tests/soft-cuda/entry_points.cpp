@@ -35,14 +35,14 @@ class Reader {
   // What is between the next parentheses.
   std::string parenthesised() {
     if (next() != "(") return "";
-    std::string inside;
+    // As it stands: a space inside an operator would make another one of it.
+    const size_t start = at;
     int depth = 1;
     while (true) {
       const std::string word = next();
-      if (word.empty()) return inside;
+      if (word.empty()) return text.substr(start);
       if (word == "(") depth++;
-      if (word == ")" && --depth == 0) return inside;
-      inside += word + " ";
+      if (word == ")" && --depth == 0) return text.substr(start, at - 1 - start);
     }
   }
 

@@ -38,38 +38,41 @@ static StaticShared shared_of(void* library) {
   return search.found;
 }
 
+static void* open_library(const std::string& path) {
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!library) fprintf(stderr, "soft CUDA: %s\n", dlerror());
+  return library;
+}
+
+// One function of a source that the stand-in for nvcc has named: to compile all of Candle's takes minutes.
+static void* library_with(const std::string& path, const char* name) {
+  std::ifstream file(path);
+  std::stringstream text;
+  text << file.rdbuf();
+  const Compiled compiled = compile({text.str(), path, {"-I" + path.substr(0, path.rfind('/'))}, capability(), name});
+  if (!compiled.library.empty()) return open_library(compiled.library);
+  fprintf(stderr, "soft CUDA: %s does not compile:\n%s", path.c_str(), compiled.log.c_str());
+  return nullptr;
+}
+
 API CUresult cuModuleLoadData(Module** module, const void* data) {
   NEEDS_CONTEXT();
   if (const CUresult refused = unsafe_call()) return refused;
   const std::string image(static_cast<const char*>(data));
   const std::string made_for = line_of(image, capability_line);
   if (!made_for.empty() && atoi(made_for.c_str()) > capability()) return CUDA_ERROR_NO_BINARY_FOR_GPU;
-  std::string library = line_of(image, library_line);
-  if (const std::string path = line_of(image, source_line); !path.empty()) {
-    // Left by the stand-in for nvcc.
-    std::ifstream file(path);
-    std::stringstream text;
-    text << file.rdbuf();
-    std::string folder = path.substr(0, path.rfind('/'));
-    const Compiled compiled = compile({text.str(), path, {"-I" + folder}, capability()});
-    if (compiled.library.empty()) {
-      fprintf(stderr, "soft CUDA: %s does not compile:\n%s", path.c_str(), compiled.log.c_str());
-      return CUDA_ERROR_INVALID_PTX;
-    }
-    library = compiled.library;
-  }
-  if (library.empty()) {
-    fprintf(stderr, "soft CUDA: an image that is not the false NVRTC's: %.60s\n", image.c_str());
-    return CUDA_ERROR_INVALID_IMAGE;
-  }
   auto loaded = std::make_unique<Module>();
   loaded->context = current_context;
-  loaded->library = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (!loaded->library) {
-    fprintf(stderr, "soft CUDA: %s\n", dlerror());
-    return CUDA_ERROR_SHARED_OBJECT_INIT_FAILED;
+  loaded->source = line_of(image, source_line);
+  if (loaded->source.empty()) {
+    const std::string library = line_of(image, library_line);
+    if (library.empty()) {
+      fprintf(stderr, "soft CUDA: an image that is not the false NVRTC's: %.60s\n", image.c_str());
+      return CUDA_ERROR_INVALID_IMAGE;
+    }
+    loaded->library = open_library(library);
+    if (!loaded->library) return CUDA_ERROR_SHARED_OBJECT_INIT_FAILED;
   }
-  loaded->static_shared = shared_of(loaded->library);
   *module = loaded.release();
   return CUDA_SUCCESS;
 }
@@ -100,7 +103,8 @@ API CUresult cuModuleGetFunction(Function** function, Module* module, const char
   std::lock_guard<std::mutex> lock(module->mutex);
   auto& known = module->functions[name];
   if (!known) {
-    const void* entry = dlsym(module->library, (std::string("soft_entry_") + name).c_str());
+    void* library = module->source.empty() ? module->library : library_with(module->source, name);
+    const void* entry = library ? dlsym(library, (std::string("soft_entry_") + name).c_str()) : nullptr;
     if (!entry) {
       module->functions.erase(name);
       return CUDA_ERROR_NOT_FOUND;
@@ -109,6 +113,7 @@ API CUresult cuModuleGetFunction(Function** function, Module* module, const char
     known->name = name;
     known->entry = static_cast<const soft_Entry*>(entry);
     known->module = module;
+    known->static_shared = shared_of(library);
   }
   *function = known.get();
   return CUDA_SUCCESS;
@@ -127,7 +132,7 @@ API CUresult cuFuncGetAttribute(int* value, int attribute, Function* function) {
   if (!function) return CUDA_ERROR_INVALID_HANDLE;
   switch (attribute) {
     case MAX_THREADS: *value = function->entry->most_threads ? int(function->entry->most_threads) : 1024; break;
-    case SHARED: *value = int(function->module->static_shared.bytes); break;
+    case SHARED: *value = int(function->static_shared.bytes); break;
     case REGISTERS: *value = 32; break;
     case PTX_VERSION:
     case BINARY_VERSION: *value = capability(); break;
@@ -175,7 +180,7 @@ Work launch_work(Function* function, dim3 blocks, dim3 threads, unsigned shared,
     bytes->resize((bytes->size() + 15) / 16 * 16);
   }
   const std::string name = function->name;
-  const StaticShared static_shared = function->module->static_shared;
+  const StaticShared static_shared = function->static_shared;
   return {name, [=] {
             std::vector<void*> pointers;
             for (const size_t offset : offsets) pointers.push_back(bytes->data() + offset);

@@ -381,23 +381,22 @@ struct Seen {
 
 // Loads them; returns whether one is none.
 __device__ __forceinline__ bool see(const Setting& set, const Planes& planes, Index at, Index end, Seen& seen) {
-  const Index item = planes.item * set.pixels;
   bool stray = false;
 #if TRUTH != 2
 #if LABEL == 0
-  const void* labels = static_cast<const unsigned char*>(set.truth) + item;
+  const void* labels = static_cast<const unsigned char*>(set.truth) + planes.item * set.pixels;
 #elif LABEL == 1
-  const void* labels = static_cast<const unsigned*>(set.truth) + item;
+  const void* labels = static_cast<const unsigned*>(set.truth) + planes.item * set.pixels;
 #else
-  const void* labels = static_cast<const unsigned long long*>(set.truth) + item;
+  const void* labels = static_cast<const unsigned long long*>(set.truth) + planes.item * set.pixels;
 #endif
   load_labels(labels, at, end, set.ignore, set.channels < 2 ? 2 : set.channels, seen.label);
 #endif
 #if WEIGHTS == 1
-  load_floats(static_cast<const float*>(set.weights) + item, at, end, seen.weight);
+  load_floats(static_cast<const float*>(set.weights) + planes.item * set.pixels, at, end, seen.weight);
 #elif WEIGHTS == 2
   unsigned mask[VECTOR];
-  load_bytes(static_cast<const unsigned char*>(set.weights) + item, at, end, mask);
+  load_bytes(static_cast<const unsigned char*>(set.weights) + planes.item * set.pixels, at, end, mask);
 #endif
 #pragma unroll
   for (int j = 0; j < VECTOR; ++j) {

@@ -8,7 +8,7 @@
 // have 32 to 128 kB, several times what the latency of HBM3 asks for; and the arithmetic, some 20 instructions a class
 // and pixel without logarithms, fits into the time of the loads.
 
-// What the last block writes to, and where the loss's algebra stands; `program` is null if the sums are wanted alone.
+// What the parts are added up from and to; an argument `program` of null means that the sums are wanted alone.
 struct Result {
   // [ROWS, N, C, parts]
   double* partials;
@@ -384,7 +384,6 @@ __device__ __forceinline__ float logit(const Element* z, const Setting& set, Ind
 __device__ __forceinline__ bool load(Pixels& here, const Element* z, const Setting& set, const Planes& planes,
                                      Index first, Index end) {
   bool stray = false;
-  const Index item = planes.item * set.pixels;
 #pragma unroll
   for (int j = 0; j < HERE; ++j) {
     const Index at = first + j * THREADS;
@@ -393,20 +392,20 @@ __device__ __forceinline__ bool load(Pixels& here, const Element* z, const Setti
     if (at < end) {
       here.weight[j] = 1.0f;
 #if WEIGHTS == 1
-      here.weight[j] = static_cast<const float*>(set.weights)[item + at];
+      here.weight[j] = static_cast<const float*>(set.weights)[planes.item * set.pixels + at];
       stray |= !(here.weight[j] >= 0.0f && here.weight[j] <= 3.0e38f);
 #elif WEIGHTS == 2
-      here.weight[j] = static_cast<const unsigned char*>(set.weights)[item + at] != 0 ? 1.0f : 0.0f;
+      here.weight[j] = static_cast<const unsigned char*>(set.weights)[planes.item * set.pixels + at] != 0 ? 1.0f : 0.0f;
 #endif
 #if TRUTH != 2
 #if LABEL == 0
-      const unsigned raw = static_cast<const unsigned char*>(set.truth)[item + at];
+      const unsigned raw = static_cast<const unsigned char*>(set.truth)[planes.item * set.pixels + at];
       const bool ignored = IGNORE != 0 && raw == (unsigned)set.ignore;
 #elif LABEL == 1
-      const unsigned raw = static_cast<const unsigned*>(set.truth)[item + at];
+      const unsigned raw = static_cast<const unsigned*>(set.truth)[planes.item * set.pixels + at];
       const bool ignored = IGNORE != 0 && raw == (unsigned)set.ignore;
 #else
-      const unsigned long long raw = static_cast<const unsigned long long*>(set.truth)[item + at];
+      const unsigned long long raw = static_cast<const unsigned long long*>(set.truth)[planes.item * set.pixels + at];
       const bool ignored = IGNORE != 0 && raw == (unsigned long long)set.ignore;
 #endif
       const bool is_class = raw < (unsigned)set.channels;

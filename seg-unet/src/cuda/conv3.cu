@@ -73,7 +73,8 @@ __device__ __forceinline__ void conv3(const T* x, long long x_pitch, const T* we
 #pragma unroll
         for (int k = 0; k * AT_ONCE < 9 * N; ++k) {
             if ((k + 1) * AT_ONCE <= 9 * N || first + k * AT_ONCE < 9 * N) {
-                copy_16(to + weight_place + k * AT_ONCE * 32, weight + (unsigned long long)k * weight_step, weight_wanted);
+                const unsigned char* from = weight + (unsigned long long)k * weight_step;
+                copy_16(to + weight_place + k * AT_ONCE * 32, from, weight_wanted);
             }
         }
         weight += weight_chunk;
@@ -235,6 +236,9 @@ __device__ __forceinline__ void conv3(const T* x, long long x_pitch, const T* we
     }
 }
 
+// Blocks of the widest tile on a multiprocessor, by its registers.
+enum { WIDEST = PRECISION == 0 ? 1 : 2 };
+
 #define CONV3(NAME, ROWS, N, THREADS, STAGES, BLOCKS)                                                           \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                               \
         NAME(const T* __restrict__ x, long long x_pitch, const T* __restrict__ weights,                         \
@@ -243,7 +247,7 @@ __device__ __forceinline__ void conv3(const T* x, long long x_pitch, const T* we
         conv3<ROWS, N, THREADS, STAGES>(x, x_pitch, weights, bias, y, y_pitch, moments, h, w, ci, co, relu);    \
     }
 
-CONV3(conv3_256x64, 16, 64, 256, 2, PRECISION == 0 ? 1 : 2)
+CONV3(conv3_256x64, 16, 64, 256, 2, WIDEST)
 CONV3(conv3_256x32, 16, 32, 256, 3, 2)
 CONV3(conv3_128x64, 8, 64, 128, 2, 3)
 CONV3(conv3_128x32, 8, 32, 128, 3, 3)

@@ -18,8 +18,10 @@ enum {
     PIXEL = SIDE * sizeof(T),              // bytes of a pixel
     ACROSS = PIXEL / 16,                   // pieces of a pixel
     TALL = 8, WIDE = 18,                   // rows of a patch, columns with their border
+    AT_ONCE = 128 / (16 * ACROSS),         // rows that the block copies at once
     X_PIXELS = (TALL + 2) * WIDE,
     STAGE = (X_PIXELS + TALL * 16) * PIXEL,
+    BLOCKS = PRECISION == 2 ? 3 : 2,       // on a multiprocessor, by shared memory
 };
 
 // The pieces of a pixel are exchanged by its column, so that a warp reads different banks.
@@ -27,7 +29,7 @@ __device__ __forceinline__ int exchanged(int piece, int column) {
     return PRECISION == 2 ? piece ^ (column >> 1 & 3) : piece ^ (column & 3) << 1;
 }
 
-extern "C" __global__ void __launch_bounds__(128, PRECISION == 2 ? 3 : 2)
+extern "C" __global__ void __launch_bounds__(128, BLOCKS)
     conv3_gradient(const T* __restrict__ x, long long x_pitch, const T* __restrict__ dz, long long dz_pitch,
                    float* __restrict__ partial, int n, int h, int w, int ci, int co) {
     DYNAMIC_SHARED(memory);
@@ -41,31 +43,42 @@ extern "C" __global__ void __launch_bounds__(128, PRECISION == 2 ? 3 : 2)
     // The patch that is loaded next.
     int tile_x = (int)(begin % tiles_x), tile_y = (int)(begin / tiles_x % tiles_y);
     long long image = begin / tiles_x / tiles_y;
-    // A thread copies one piece of every 128 / ACROSS-th pixel.
-    const int piece = (int)(thread % ACROSS);
+    // A thread copies one piece of one column of every AT_ONCE-th row of dz and, of the 16 columns in the middle,
+    // of x; and one of the columns on the left and right. Nothing is read by an address outside of a map.
+    const int piece = (int)(thread % ACROSS), column = (int)(thread / ACROSS % 16);
+    const int first = (int)(thread / ACROSS / 16), side = (int)(thread / ACROSS % 2);
     const bool x_wanted = i0 + piece * PER_PIECE < ci, dz_wanted = o0 + piece * PER_PIECE < co;
+    const int middle_place = (first * WIDE + column + 1) * PIXEL + exchanged(piece, column + 1) * 16;
+    const int dz_place = (X_PIXELS + first * 16 + column) * PIXEL + exchanged(piece, column) * 16;
+    const int side_place = side * 17 * PIXEL + exchanged(piece, side * 17) * 16;
+    const long long x_line = w * x_pitch, dz_line = w * dz_pitch;
     const auto load = [&](int stage) {
         const Shared to = shared + stage * STAGE;
         const int y0 = tile_y * TALL, x0 = tile_x * 16;
-        const T* from = x + image * h * w * x_pitch + i0 + piece * PER_PIECE;
+        const long long line = image * h + y0;
+        const bool in_row = x0 + column < w;
+        const T* from = x + (line - 1 + first) * x_line + (x0 + column) * x_pitch + i0 + piece * PER_PIECE;
 #pragma unroll
-        for (int k = 0; k * 128 < X_PIXELS * ACROSS; ++k) {
-            const unsigned pixel = thread / ACROSS + k * (128 / ACROSS), column = pixel % WIDE;
-            if ((k + 1) * 128 <= X_PIXELS * ACROSS || pixel < X_PIXELS) {
-                const int py = y0 - 1 + (int)(pixel / WIDE), px = x0 - 1 + (int)column;
-                const bool wanted = x_wanted && py >= 0 && py < h && px >= 0 && px < w;
-                const T* source = wanted ? from + ((long long)py * w + px) * x_pitch : x;
-                copy_16(to + (int)(pixel * PIXEL) + exchanged(piece, (int)column) * 16, source, wanted);
-            }
+        for (int k = 0; k < TALL + 2; k += AT_ONCE) {
+            copy_16(to + middle_place + k * WIDE * PIXEL, from,
+                    x_wanted && in_row && (unsigned)(y0 - 1 + first + k) < (unsigned)h);
+            from += AT_ONCE * x_line;
         }
-        from = dz + image * h * w * dz_pitch + o0 + piece * PER_PIECE;
+        from = dz + (line + first) * dz_line + (x0 + column) * dz_pitch + o0 + piece * PER_PIECE;
 #pragma unroll
-        for (int k = 0; k * 128 < TALL * 16 * ACROSS; ++k) {
-            const unsigned pixel = thread / ACROSS + k * (128 / ACROSS), column = pixel % 16;
-            const int py = y0 + (int)(pixel / 16), px = x0 + (int)column;
-            const bool wanted = dz_wanted && py < h && px < w;
-            const T* source = wanted ? from + ((long long)py * w + px) * dz_pitch : dz;
-            copy_16(to + (int)((X_PIXELS + pixel) * PIXEL) + exchanged(piece, (int)column) * 16, source, wanted);
+        for (int k = 0; k < TALL; k += AT_ONCE) {
+            copy_16(to + dz_place + k * 16 * PIXEL, from, dz_wanted && in_row && y0 + first + k < h);
+            from += AT_ONCE * dz_line;
+        }
+        const int px = x0 - 1 + side * 17;
+        from = x + (line - 1) * x_line + px * x_pitch + i0 + piece * PER_PIECE;
+#pragma unroll
+        for (int k = 0; k * 128 < 2 * (TALL + 2) * ACROSS; ++k) {
+            const int row = (int)(thread / ACROSS / 2) + k * (64 / ACROSS), py = y0 - 1 + row;
+            if (row < TALL + 2) {
+                copy_16(to + side_place + row * WIDE * PIXEL, from + row * x_line,
+                        x_wanted && (unsigned)px < (unsigned)w && (unsigned)py < (unsigned)h);
+            }
         }
         if (++tile_x == tiles_x) {
             tile_x = 0;
@@ -196,7 +209,9 @@ extern "C" __global__ void __launch_bounds__(128, PRECISION == 2 ? 3 : 2)
 
     float* to = partial + (long long)blockIdx.x * 9 * co * ci;
     const auto store = [&](int tap, int at_o, int at_i, float first, float second) {
-        if (at_o < co && at_i < ci) *(float2*)(to + ((long long)tap * co + at_o) * ci + at_i) = make_float2(first, second);
+        if (at_o < co && at_i < ci) {
+            *(float2*)(to + ((long long)tap * co + at_o) * ci + at_i) = make_float2(first, second);
+        }
     };
 #pragma unroll
     for (int tap = 0; tap < 9; ++tap) {

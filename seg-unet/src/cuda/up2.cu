@@ -2,12 +2,13 @@
 //
 //   up2_forward             y[2h + a][2w + b][o] = bias[o] + sum over i of x[h][w][i] w[i][o][a][b]
 //   up2_input_gradient      dx[h][w][i] = sum over a, b and o of dy[2h + a][2w + b][o] w[i][o][a][b]
-//   up2_weight_gradient     partial[s][2a + b][o][i] = sum over the pixels of split s of x[h][w][i] dy[2h + a][2w + b][o]
+//   up2_weight_gradient     partial[s][2a + b][o][i] = sum over the pixels of split s of
+//                           x[h][w][i] dy[2h + a][2w + b][o]
 //   up2_weight_gradient_sum gradient[i][o][a][b] = sum over s of partial, channels of padding left out
 //
 // n, h and w are those of x, the smaller map; n h w < 2^31. Its pixels are taken in sequence.
 //
-//   kernel                   grid                                          threads  stages  shared bytes, all precisions
+//   kernel                   grid                                          threads  stages  shared bytes
 //   up2_forward_64           (ceil(n h w / 128), ceil(4 co / 64))           128      4        49152
 //   up2_forward_32           (ceil(n h w / 128), ceil(4 co / 32))           128      4        40960
 //   up2_input_gradient_64    (ceil(n h w / 128), ceil(ci / 64))             128      4        49152

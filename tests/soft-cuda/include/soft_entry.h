@@ -27,6 +27,6 @@ constexpr unsigned soft_first(unsigned first = 0, unsigned = 0, unsigned = 0) { 
 
 // One line of this for each entry point is what the false NVRTC adds to a source.
 #define SOFT_ENTRY(kernel, ...) \
-  extern "C" __attribute__((visibility("default"))) const soft_Entry soft_entry_##kernel = { \
+  extern "C" __attribute__((visibility("default"), externally_visible, used)) const soft_Entry soft_entry_##kernel = { \
       soft_Unpack<decltype(kernel), kernel>::call, soft_Unpack<decltype(kernel), kernel>::arguments, \
       soft_Unpack<decltype(kernel), kernel>::sizes, soft_first(__VA_ARGS__)};

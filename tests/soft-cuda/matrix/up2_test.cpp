@@ -1,7 +1,7 @@
 // The 2 x 2 transposed convolution and its gradients against plain loops in double precision.
-#include "matrix_test.h"
+#include "matrix.h"
 
-#include "../../seg-unet/src/cuda/up2.cu"
+#include "../../../seg-unet/src/cuda/up2.cu"
 
 SOFT_ENTRY(up2_forward_64, 128)
 SOFT_ENTRY(up2_forward_32, 128)

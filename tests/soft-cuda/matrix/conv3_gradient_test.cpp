@@ -1,7 +1,7 @@
 // The gradient of the 3 x 3 convolution in its weights against plain loops in double precision.
-#include "matrix_test.h"
+#include "matrix.h"
 
-#include "../../seg-unet/src/cuda/conv3_gradient.cu"
+#include "../../../seg-unet/src/cuda/conv3_gradient.cu"
 
 SOFT_ENTRY(conv3_gradient, 128)
 SOFT_ENTRY(conv3_gradient_sum, 256)

@@ -7,9 +7,9 @@
 #include <tuple>
 #include <vector>
 
-#include "runtime.h"
+#include "../runtime.h"
 
-#include "../../seg-unet/src/cuda/prelude.cu"
+#include "../../../seg-unet/src/cuda/prelude.cu"
 
 // What the driver knows of its allocations; there is no driver here.
 __attribute__((weak)) void describe_address(const void* address, char* text, size_t size) {
@@ -62,9 +62,11 @@ struct Map {
   int n, h, w, channels, pitch, offset;
   Device<T> memory;
   Map(int n_, int h_, int w_, int channels_, int pitch_, int offset_)
-      : n(n_), h(h_), w(w_), channels(channels_), pitch(pitch_), offset(offset_), memory((long long)n_ * h_ * w_ * pitch_) {}
+      : n(n_), h(h_), w(w_), channels(channels_), pitch(pitch_), offset(offset_),
+        memory((long long)n_ * h_ * w_ * pitch_) {}
   // Random placement: alone, or a part of a concatenation.
-  Map(int n_, int h_, int w_, int channels_, Random& random) : Map(n_, h_, w_, channels_, random.below(3), random) {}
+  Map(int n_, int h_, int w_, int channels_, Random& random)
+      : Map(n_, h_, w_, channels_, random.below(3), random) {}
   Map(int n_, int h_, int w_, int channels_, int before, Random& random)
       : Map(n_, h_, w_, channels_, channels_ + 16 * (before + random.below(3)), 16 * before) {}
   T* base() { return memory.data + offset; }
@@ -121,7 +123,8 @@ class Comparison {
   // Ends the test if the error is too large.
   void check(const char* what, double allowed) const {
     if (error <= allowed * most + 1e-30 && count > 0) return;
-    fprintf(stderr, "FAILED %s: error %g of %g, allowed is the part %g (%zu values)\n", what, error, most, allowed, count);
+    fprintf(stderr, "FAILED %s: error %g of %g, allowed is the part %g (%zu values)\n", what, error, most, allowed,
+            count);
     exit(1);
   }
   double part() const { return most > 0.0 ? error / most : 0.0; }

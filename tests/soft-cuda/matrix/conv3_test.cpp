@@ -1,7 +1,7 @@
 // The 3 x 3 convolution and its gradient in the weights against plain loops in double precision.
-#include "matrix_test.h"
+#include "matrix.h"
 
-#include "../../seg-unet/src/cuda/conv3.cu"
+#include "../../../seg-unet/src/cuda/conv3.cu"
 
 SOFT_ENTRY(conv3_256x64, 256)
 SOFT_ENTRY(conv3_256x32, 256)
@@ -36,9 +36,9 @@ double forward(Random& random, int kernel) {
 
   const dim3 grid(unsigned(tiles), unsigned((co + n - 1) / n), unsigned(batch));
   const auto run = [&](const char* name, const soft_Entry& entry, auto* f) {
-    launch(name, entry, f, grid, unsigned(threads), shared_bytes(rows, n, threads, stages), x.base(), (long long)x.pitch, weights.data,
-           with_bias ? bias.data : nullptr, y.base(), (long long)y.pitch, with_moments ? moments.data : nullptr, h, w,
-           ci, co, int(relu));
+    launch(name, entry, f, grid, unsigned(threads), shared_bytes(rows, n, threads, stages), x.base(), x.pitch,
+           weights.data, with_bias ? bias.data : nullptr, y.base(), y.pitch, with_moments ? moments.data : nullptr, h,
+           w, ci, co, relu);
   };
   switch (kernel) {
     case 0: run("conv3_256x64", soft_entry_conv3_256x64, conv3_256x64); break;

@@ -1,0 +1,603 @@
+//! The network on a GPU as one computation, forward and back, in memory that is taken once.
+//!
+//! What the CPU's pass keeps is kept here too, each convolution's result r = relu(z), and besides it the normed maps that the
+//! next convolution and its weight's gradient read. Every operation is a launch, none waits, allocates or copies from the
+//! host: a step may be recorded as a CUDA graph.
+
+use std::{fmt, ops::Range, sync::Arc};
+
+use candle_core::{
+    DType, Device, Error, Result, Storage, Tensor, Var,
+    backend::BackendStorage as _,
+    cuda_backend::{
+        CudaDevice, CudaStorage, WrapErr as _,
+        cudarc::driver::{CudaSlice, CudaStream, DevicePtr as _},
+    },
+    op::BackpropOp,
+};
+
+use super::{
+    layers::{Builder, Conv, Down, Head, Inputs, Scratch, Up},
+    operations::{Arriving, Operations, Planes, no_way_back},
+    room::{Map, Room, View, padded},
+    table::Layer,
+};
+use crate::{Precision, UNet, UNetConfig, kernels::maps::Size};
+
+/// Variables of a product: weight and bias.
+const PER_PRODUCT: usize = 2;
+/// Those of a convolution and its norm.
+const PER_CONV: usize = 2 * PER_PRODUCT;
+
+/// A network's computation for batches of one size, on one device.
+///
+/// The images are written to [`Engine::images_mut`], [`Engine::forward`] makes the logits of them, a loss writes its gradient
+/// in the logits to [`Engine::slopes_mut`], and [`Engine::backward`] makes the gradient of every weight of it. The weights are
+/// read from the network's variables each time. All is put into the device's stream, and nothing waits for it.
+///
+/// ```no_run
+/// use candle_core::{Device, Result};
+/// use seg_unet::{Precision, UNet, UNetConfig, cuda::Engine};
+/// let device = Device::new_cuda_with_stream(0)?;
+/// let net = UNet::new(&UNetConfig::default(), 7, &device)?;
+/// let mut engine = Engine::new(&net, [1, 512, 512], Precision::Bf16, true)?;
+/// engine.forward()?;
+/// assert_eq!(engine.logits().len(), 2 * 512 * 512);
+/// engine.backward()?;
+/// assert_eq!(engine.gradients().len(), 7_766_018);
+/// # Result::Ok(())
+/// ```
+pub struct Engine {
+    device: CudaDevice,
+    operations: Operations,
+    config: UNetConfig,
+    precision: Precision,
+    size: Size,
+    /// The weights stay where they are as long as these do.
+    vars: Vec<(String, Var)>,
+    ranges: Vec<Range<usize>>,
+    images: CudaSlice<f32>,
+    logits: CudaSlice<f32>,
+    network: Network,
+    back: Option<Back>,
+}
+
+/// The layers and the maps between them.
+#[derive(Debug)]
+struct Network {
+    packed: Vec<Layer>,
+    input: Map,
+    /// Fine to coarse, the middle last.
+    encoder: Vec<Pair>,
+    down: Vec<Down>,
+    /// Fine to coarse.
+    decoder: Vec<Pair>,
+    up: Vec<Up>,
+    head: Head,
+    /// Moments of the tiles of a convolution.
+    moments: Room,
+}
+
+/// A level's two convolutions.
+#[derive(Debug)]
+struct Pair {
+    /// Where the variables of each begin.
+    at: [usize; 2],
+    convs: [Conv; 2],
+    /// What the second reads.
+    between: Map,
+    /// What comes after the second, where it is no part of the joined maps and not read by the head.
+    behind: Option<Map>,
+}
+
+/// What the way back needs besides.
+#[derive(Debug)]
+struct Back {
+    slopes: CudaSlice<f32>,
+    gradients: CudaSlice<f32>,
+    /// Of each variable.
+    at: Vec<u64>,
+    /// Gradient in what a pair gives, in what its second convolution reads, and in the maxima that the first one reads.
+    behind: Map,
+    between: Map,
+    pooled: Map,
+    /// In the joined maps of each level: the half of the skip waits for the encoder.
+    joined: Vec<Map>,
+    scratch: Scratch,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("config", &self.config)
+            .field("size", &self.size)
+            .field("precision", &self.precision)
+            .field("training", &self.back.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a variable's numbers are on the device.
+fn pointer(name: &str, var: &Var, stream: &Arc<CudaStream>) -> Result<u64> {
+    let (storage, layout) = var.storage_and_layout();
+    match (&*storage, var.dtype()) {
+        (Storage::Cuda(storage), DType::F32) => {
+            let slice = storage
+                .as_cuda_slice::<f32>()?
+                .slice(layout.start_offset()..);
+            let (at, _) = slice.device_ptr(stream);
+            Ok(at)
+        }
+        (_, dtype) => Err(Error::Msg(format!(
+            "U-Net: the weight {name} is {dtype:?} on {:?}; expected F32 on a CUDA device, which is what its kernels read",
+            var.device().location()
+        ))),
+    }
+}
+
+/// Gives out the variables' places in their order.
+struct Places<'a> {
+    pointers: &'a [u64],
+    next: usize,
+}
+
+impl Places<'_> {
+    fn take<const COUNT: usize>(&mut self) -> (usize, [u64; COUNT]) {
+        let at = self.next;
+        self.next += COUNT;
+        (at, std::array::from_fn(|k| self.pointers[at + k]))
+    }
+}
+
+fn pair(
+    build: &Builder<'_>,
+    places: &mut Places<'_>,
+    size: Size,
+    inputs: Inputs,
+    outputs: usize,
+    [behind, goes_back]: [bool; 2],
+) -> Result<Pair> {
+    let (first, weights) = places.take::<PER_CONV>();
+    let one = build.conv(size, inputs, outputs, weights, goes_back)?;
+    let (second, weights) = places.take::<PER_CONV>();
+    let two = build.conv(size, Inputs::of(&[outputs]), outputs, weights, true)?;
+    Ok(Pair {
+        at: [first, second],
+        convs: [one, two],
+        between: build.map(size, padded(outputs))?,
+        behind: behind
+            .then(|| build.map(size, padded(outputs)))
+            .transpose()?,
+    })
+}
+
+/// The size of a batch, if the network takes such.
+fn checked(config: &UNetConfig, [n, h, w]: [usize; 3]) -> Result<Size> {
+    let multiple = config.size_multiple();
+    if n > 0 && h > 0 && w > 0 && h % multiple == 0 && w % multiple == 0 {
+        return Ok(Size { n, h, w });
+    }
+    Err(Error::Msg(format!(
+        "U-Net: batches are {n} images of {h}×{w}; expected one image or more, of a height and a width that are multiples \
+         of {multiple} (2^depth)"
+    )))
+}
+
+impl Network {
+    fn new(build: &Builder<'_>, config: &UNetConfig, size: Size, pointers: &[u64]) -> Result<Self> {
+        let depth = config.depth;
+        let level = |level| (0..level).fold(size, |size: Size, _| size.halved());
+        let channels = |level| config.channels(level);
+        let mut places = Places { pointers, next: 0 };
+        let mut encoder = Vec::new();
+        for at in 0..=depth {
+            let inputs = if at == 0 {
+                config.in_channels
+            } else {
+                channels(at - 1)
+            };
+            let (inputs, ends) = (Inputs::of(&[inputs]), [at == depth, at > 0]);
+            encoder.push(pair(
+                build,
+                &mut places,
+                level(at),
+                inputs,
+                channels(at),
+                ends,
+            )?);
+        }
+        let (mut decoder, mut up) = (Vec::new(), Vec::new());
+        for at in (0..depth).rev() {
+            let (_, weights) = places.take::<PER_PRODUCT>();
+            up.push(build.up(level(at + 1), channels(at + 1), channels(at), weights)?);
+            let (joined, ends) = (Inputs::of(&[channels(at); 2]), [at > 0, true]);
+            decoder.push(pair(
+                build,
+                &mut places,
+                level(at),
+                joined,
+                channels(at),
+                ends,
+            )?);
+        }
+        decoder.reverse();
+        up.reverse();
+        let (_, weights) = places.take::<PER_PRODUCT>();
+        let down = (0..depth).map(|at| build.down(level(at), channels(at)));
+        let convs = || encoder.iter().chain(&decoder).flat_map(|pair| &pair.convs);
+        Ok(Self {
+            packed: convs()
+                .map(Conv::layer)
+                .chain(up.iter().map(Up::layer))
+                .collect(),
+            input: build.map(size, padded(config.in_channels))?,
+            down: down.collect::<Result<_>>()?,
+            head: Head {
+                size,
+                inputs: channels(0),
+                classes: config.classes,
+                weights,
+            },
+            moments: build.moments(convs())?,
+            encoder,
+            decoder,
+            up,
+        })
+    }
+
+    fn convs(&self) -> Vec<&Conv> {
+        let pairs = self.encoder.iter().chain(&self.decoder);
+        pairs.flat_map(|pair| &pair.convs).collect()
+    }
+
+    /// What an encoder's level reads.
+    fn encoder_input(&self, level: usize) -> View {
+        match level {
+            0 => self.input.view(),
+            level => self.down[level - 1].pooled.view(),
+        }
+    }
+
+    /// What the way up to a level reads: what stands behind the decoder's level below, or behind the middle.
+    fn below(&self, level: usize) -> View {
+        let pair = self.decoder.get(level + 1).or(self.encoder.last());
+        let Some(Pair {
+            behind: Some(behind),
+            ..
+        }) = pair
+        else {
+            unreachable!("the middle and every decoder but the finest have maps behind them")
+        };
+        behind.view()
+    }
+
+    /// What the head reads.
+    fn last(&self) -> &Conv {
+        let [_, last] = &self.decoder[0].convs;
+        last
+    }
+}
+
+impl Back {
+    fn new(
+        device: &CudaDevice,
+        build: &Builder<'_>,
+        network: &Network,
+        ranges: &[Range<usize>],
+    ) -> Result<Self> {
+        let convs = network.convs();
+        let count = ranges.last().map_or(0, |last| last.end);
+        let gradients = device.alloc_zeros::<f32>(count)?;
+        let (start, _) = gradients.device_ptr(build.stream);
+        let of = |range: &Range<usize>| start + (range.start * size_of::<f32>()) as u64;
+        // Of any level: those of few channels have more padding.
+        let numbers = |conv: &&Conv| conv.size.pixels() * conv.wide();
+        let most = convs.iter().map(numbers).max().unwrap_or_default();
+        let room = || {
+            build.map(
+                Size {
+                    n: 1,
+                    h: 1,
+                    w: most,
+                },
+                1,
+            )
+        };
+        let joined = |pair: &Pair| {
+            let [first, _] = &pair.convs;
+            build.map(first.size, first.inputs.padded)
+        };
+        let head = network.head;
+        Ok(Self {
+            slopes: device.alloc_zeros::<f32>(head.size.pixels() * head.classes)?,
+            at: ranges.iter().map(of).collect(),
+            gradients,
+            behind: room()?,
+            between: room()?,
+            pooled: room()?,
+            joined: network.decoder.iter().map(joined).collect::<Result<_>>()?,
+            scratch: build.scratch(&convs, &network.up.iter().collect::<Vec<_>>(), head)?,
+        })
+    }
+
+    /// Where the gradients of variables that stand together are.
+    fn of<const COUNT: usize>(&self, at: usize) -> [u64; COUNT] {
+        std::array::from_fn(|k| self.at[at + k])
+    }
+}
+
+impl Engine {
+    /// Takes the memory for batches of `[n, h, w]`; without `training` there is no way back.
+    ///
+    /// # Errors
+    /// If the weights are not f32 on a CUDA device, the size is no multiple of 2^depth, the kernels are not compiled, or the
+    /// device has no room.
+    pub fn new(net: &UNet, size: [usize; 3], precision: Precision, training: bool) -> Result<Self> {
+        let config = *net.config();
+        let size = checked(&config, size)?;
+        let vars = net.vars().to_vec();
+        let (_, first) = &vars[0];
+        let Device::Cuda(device) = first.device() else {
+            return Err(Error::Msg(format!(
+                "U-Net: the weights are on {:?}; expected a CUDA device, which this computation is for",
+                first.device().location()
+            )));
+        };
+        let device = device.clone();
+        let stream = &device.cuda_stream();
+        let pointers = vars
+            .iter()
+            .map(|(name, var)| pointer(name, var, stream))
+            .collect::<Result<Vec<_>>>()?;
+        let build = Builder {
+            stream,
+            precision,
+            training,
+        };
+        let network = Network::new(&build, &config, size, &pointers)?;
+        let mut ranges = Vec::new();
+        let mut end = 0;
+        for (_, var) in &vars {
+            ranges.push(end..end + var.elem_count());
+            end += var.elem_count();
+        }
+        let back = training.then(|| Back::new(&device, &build, &network, &ranges));
+        Ok(Self {
+            back: back.transpose()?,
+            images: device.alloc_zeros::<f32>(size.pixels() * config.in_channels)?,
+            logits: device.alloc_zeros::<f32>(size.pixels() * config.classes)?,
+            operations: Operations::new(&device, precision, config.norm_eps)?,
+            device,
+            config,
+            precision,
+            size,
+            vars,
+            ranges,
+            network,
+        })
+    }
+
+    /// The images `[N, in_channels, H, W]`, to be written before [`Engine::forward`].
+    pub fn images_mut(&mut self) -> &mut CudaSlice<f32> {
+        &mut self.images
+    }
+
+    /// The logits `[N, classes, H, W]` of the last [`Engine::forward`].
+    pub fn logits(&self) -> &CudaSlice<f32> {
+        &self.logits
+    }
+
+    /// The loss's gradient in the logits, to be written before [`Engine::backward`].
+    ///
+    /// # Errors
+    /// If the engine was not made for training.
+    pub fn slopes_mut(&mut self) -> Result<&mut CudaSlice<f32>> {
+        Ok(self.logits_and_slopes()?.1)
+    }
+
+    /// Both at once, for a loss to read the one and write the other.
+    ///
+    /// # Errors
+    /// If the engine was not made for training.
+    pub fn logits_and_slopes(&mut self) -> Result<(&CudaSlice<f32>, &mut CudaSlice<f32>)> {
+        match &mut self.back {
+            Some(back) => Ok((&self.logits, &mut back.slopes)),
+            None => Err(no_way_back()),
+        }
+    }
+
+    /// The gradients of all weights, one after the other, of the last [`Engine::backward`].
+    ///
+    /// # Errors
+    /// If the engine was not made for training.
+    pub fn gradients(&self) -> Result<&CudaSlice<f32>> {
+        Ok(&self.back()?.gradients)
+    }
+
+    /// Where each variable's gradient is among them, in the order of [`UNet::vars`].
+    pub fn ranges(&self) -> &[Range<usize>] {
+        &self.ranges
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &CudaDevice {
+        &self.device
+    }
+
+    /// Whether it is that of such batches and numbers.
+    pub fn fits(&self, [n, h, w]: [usize; 3], precision: Precision, training: bool) -> bool {
+        self.size == Size { n, h, w }
+            && self.precision == precision
+            && self.back.is_some() == training
+    }
+
+    fn back(&self) -> Result<&Back> {
+        self.back.as_ref().ok_or_else(no_way_back)
+    }
+
+    /// Logits of the images.
+    ///
+    /// # Errors
+    /// If a kernel cannot be launched.
+    pub fn forward(&mut self) -> Result<()> {
+        let (operations, network) = (&self.operations, &self.network);
+        operations.pack(&network.packed)?;
+        let (at, _) = self.images.device_ptr(self.images.stream());
+        let channels = self.config.in_channels;
+        operations.to_map(self.size, Planes { at, channels }, network.input.view())?;
+        for (level, pair) in network.encoder.iter().enumerate() {
+            self.pair_forward(pair, network.encoder_input(level))?;
+            if let Some(down) = network.down.get(level) {
+                let [_, second] = &pair.convs;
+                operations.norm_and_pool(second, down)?;
+            }
+        }
+        for (level, pair) in network.decoder.iter().enumerate().rev() {
+            let [_, second] = &pair.convs;
+            let joined = &network.down[level].joined;
+            let raised = joined.part(0, second.wide());
+            operations.up(&network.up[level], network.below(level), raised)?;
+            self.pair_forward(pair, joined.view())?;
+        }
+        let (logits, _) = self.logits.device_ptr(self.logits.stream());
+        operations.head(network.head, network.last(), logits)
+    }
+
+    /// Two convolutions, and the norm behind the second where it has maps of its own.
+    fn pair_forward(&self, pair: &Pair, input: View) -> Result<()> {
+        let (operations, moments) = (&self.operations, &self.network.moments);
+        let ([first, second], between) = (&pair.convs, pair.between.view());
+        operations.conv(first, input, moments)?;
+        operations.norm(first, between)?;
+        operations.conv(second, between, moments)?;
+        match &pair.behind {
+            Some(behind) => operations.norm(second, behind.view()),
+            None => Ok(()),
+        }
+    }
+
+    /// Gradients of all weights.
+    ///
+    /// # Errors
+    /// If a kernel cannot be launched, or the engine was not made for training.
+    pub fn backward(&mut self) -> Result<()> {
+        let (operations, network, back) = (&self.operations, &self.network, self.back()?);
+        let last = network.last();
+        let (slopes, _) = back.slopes.device_ptr(back.slopes.stream());
+        operations.head_back(
+            network.head,
+            last,
+            slopes,
+            back.behind.as_map(last.wide()),
+            &back.scratch,
+            back.of(self.vars.len() - PER_PRODUCT),
+        )?;
+        for (level, pair) in network.decoder.iter().enumerate() {
+            let [first, second] = &pair.convs;
+            let (joined, of_joined) = (&network.down[level].joined, &back.joined[level]);
+            let from = Arriving {
+                maps: back.behind.as_map(second.wide()),
+                pooled: None,
+            };
+            self.pair_back(pair, joined.view(), from, Some(of_joined.view()))?;
+            let below = network.below(level);
+            operations.up_back(
+                &network.up[level],
+                below,
+                of_joined.part(0, first.wide()),
+                back.behind.as_map(below.channels),
+                &back.scratch,
+                // Its variables stand before those of the pair.
+                back.of(pair.at[0] - PER_PRODUCT),
+            )?;
+        }
+        for (level, pair) in network.encoder.iter().enumerate().rev() {
+            let [first, second] = &pair.convs;
+            let wide = second.wide();
+            let from = match network.down.get(level) {
+                None => Arriving {
+                    maps: back.behind.as_map(wide),
+                    pooled: None,
+                },
+                Some(down) => Arriving {
+                    maps: back.joined[level].part(wide, wide),
+                    pooled: Some((back.pooled.as_map(wide), down)),
+                },
+            };
+            let of_input = (level > 0).then(|| back.pooled.as_map(first.inputs.padded));
+            self.pair_back(pair, network.encoder_input(level), from, of_input)?;
+        }
+        Ok(())
+    }
+
+    /// Back through two convolutions, to what the first one read.
+    fn pair_back(
+        &self,
+        pair: &Pair,
+        input: View,
+        from: Arriving<'_>,
+        of_input: Option<View>,
+    ) -> Result<()> {
+        let (operations, back) = (&self.operations, self.back()?);
+        let scratch = &back.scratch;
+        let ([first, second], between) = (&pair.convs, pair.between.view());
+        let [of_first, of_second] = pair.at.map(|at| back.of(at));
+        let of_between = back.between.as_map(between.channels);
+        operations.norm_back(second, from, scratch, of_second)?;
+        operations.conv_back(second, between, Some(of_between), scratch, of_second)?;
+        let from = Arriving {
+            maps: of_between,
+            pooled: None,
+        };
+        operations.norm_back(first, from, scratch, of_first)?;
+        operations.conv_back(first, input, of_input, scratch, of_first)
+    }
+
+    /// Logits of a batch, as a tensor of their own.
+    pub(crate) fn logits_of(&mut self, images: &Tensor) -> Result<Tensor> {
+        copy(images, &mut self.images)?;
+        self.forward()?;
+        let Size { n, h, w } = self.size;
+        self.tensor(&self.logits, &[n, self.config.classes, h, w])
+    }
+
+    /// Each weight's gradient, in their order, of a loss whose gradient in the logits is given.
+    pub(crate) fn gradients_of(&mut self, slopes: &Tensor) -> Result<Vec<Tensor>> {
+        copy(slopes, self.slopes_mut()?)?;
+        self.backward()?;
+        let gradients = self.gradients()?;
+        let all = self.tensor(gradients, &[gradients.len()])?;
+        let each = self.ranges.iter().zip(&self.vars);
+        each.map(|(range, (_, var))| {
+            all.narrow(0, range.start, range.len())?
+                .reshape(var.shape())
+        })
+        .collect()
+    }
+
+    fn tensor(&self, from: &CudaSlice<f32>, dims: &[usize]) -> Result<Tensor> {
+        let copy = self.device.cuda_stream().clone_dtod(from).w()?;
+        let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(copy, self.device.clone()));
+        Ok(Tensor::from_storage(
+            storage,
+            dims,
+            BackpropOp::none(),
+            false,
+        ))
+    }
+}
+
+/// The numbers of a contiguous f32 tensor on the device to a room of its size.
+fn copy(from: &Tensor, to: &mut CudaSlice<f32>) -> Result<()> {
+    let (storage, layout) = from.storage_and_layout();
+    let Storage::Cuda(storage) = &*storage else {
+        return Err(Error::Msg(
+            "U-Net: a tensor is not on the CUDA device of the weights".into(),
+        ));
+    };
+    let first = layout.start_offset();
+    let from = storage
+        .as_cuda_slice::<f32>()?
+        .slice(first..first + to.len());
+    storage.device().memcpy_dtod(&from, to)
+}

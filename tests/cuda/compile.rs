@@ -1,0 +1,103 @@
+//! Every kernel of the project through NVRTC, to the machine code of three generations of GPUs. With the true NVRTC on the
+//! library path, as in `.ci/cuda-check`, what the kernels need of a multiprocessor is printed.
+
+use std::{
+    ffi::{CStr, CString},
+    ptr,
+};
+
+use candle_core::cuda_backend::cudarc::nvrtc::{result, sys};
+
+use super::device;
+
+/// A100, H100 and H200, B200.
+const TARGETS: [&str; 3] = ["sm_80", "sm_90", "sm_100"];
+
+/// Name, text and options of every source: each crate lists its own.
+fn sources() -> Vec<(String, String, Vec<String>)> {
+    vec![("tests/device".into(), device::SOURCE.into(), Vec::new())]
+}
+
+/// The machine code, and what the compiler said.
+#[allow(unsafe_code)] // NVRTC's own interface: cudarc's safe one stops at PTX
+fn cubin(name: &str, text: &str, options: &[String]) -> Result<(Vec<u8>, String), String> {
+    let text = CString::new(text).unwrap();
+    let name = CString::new(format!("{name}.cu")).unwrap();
+    let program = result::create_program(&text, Some(&name)).unwrap();
+    // SAFETY: the program was made above and is destroyed at the end, and `text` and `name` outlive it.
+    unsafe {
+        let compiled = result::compile_program(program, options);
+        let log = result::get_program_log(program).unwrap();
+        let log = CStr::from_ptr(log.as_ptr()).to_string_lossy().into_owned();
+        let code = compiled.map(|()| {
+            let mut size = 0;
+            assert_eq!(
+                sys::nvrtcGetCUBINSize(program, ptr::from_mut(&mut size)),
+                sys::nvrtcResult::NVRTC_SUCCESS
+            );
+            let mut code = vec![0_u8; size];
+            assert_eq!(
+                sys::nvrtcGetCUBIN(program, code.as_mut_ptr().cast()),
+                sys::nvrtcResult::NVRTC_SUCCESS
+            );
+            code
+        });
+        result::destroy_program(program).unwrap();
+        code.map(|code| (code, log.clone()))
+            .map_err(|error| format!("{error}\n{log}"))
+    }
+}
+
+/// From what ptxas says: one line for each kernel of registers, spilled bytes and shared memory.
+fn needs(log: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    let (mut kernel, mut spilled) = (String::new(), String::new());
+    for line in log.lines() {
+        if let Some((_, rest)) = line.split_once("Compiling entry function '") {
+            kernel = rest.split('\'').next().unwrap_or_default().to_owned();
+            spilled.clear();
+        } else if line.contains("bytes stack frame") {
+            line.trim().clone_into(&mut spilled);
+        } else if let Some((_, used)) = line.split_once(": Used ") {
+            let spills = if spilled.contains(", 0 bytes spill stores, 0 bytes spill loads") {
+                ""
+            } else {
+                &spilled
+            };
+            lines.push(format!("{kernel}: {used} {spills}").trim_end().to_owned());
+        }
+    }
+    lines
+}
+
+#[test]
+fn every_source_compiles_for_every_target() {
+    for (name, text, options) in sources() {
+        for target in TARGETS {
+            let mut all = vec![
+                format!("--gpu-architecture={target}"),
+                "--ptxas-options=-v".into(),
+            ];
+            all.extend(options.iter().cloned());
+            let (code, log) = cubin(&name, &text, &all)
+                .unwrap_or_else(|error| panic!("{name} {options:?} for {target}: {error}"));
+            assert!(!code.is_empty());
+            println!("{name} {options:?} {target}: {} bytes", code.len());
+            for line in needs(&log) {
+                println!("    {line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_wrong_is_told_by_line() {
+    let error = cubin(
+        "wrong",
+        "extern \"C\" __global__ void f(float* x) {\n  x[0] = y;\n}\n",
+        &[],
+    )
+    .unwrap_err();
+    assert!(error.contains("wrong.cu"), "{error}");
+    assert!(error.contains('2'), "{error}");
+}

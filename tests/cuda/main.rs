@@ -1,0 +1,20 @@
+//! What runs on a GPU, against the same on the CPU. Without a GPU the kernels run on the processor (`tests/soft-cuda`).
+
+mod compile;
+mod device;
+mod no_device;
+mod unet;
+
+use candle_core::Device;
+
+/// The device that is tested, with a stream of its own.
+fn gpu() -> Device {
+    Device::new_cuda_with_stream(0).unwrap()
+}
+
+/// Whether it is soft CUDA, where every thread of a kernel takes time.
+fn is_software() -> bool {
+    let device = gpu();
+    let stream = device.as_cuda_device().unwrap().cuda_stream();
+    stream.context().name().unwrap().contains("soft")
+}

@@ -1,0 +1,3 @@
+// Stands in for the toolkit's.
+#pragma once
+#include "soft_small_floats.h"
