@@ -3,6 +3,7 @@
 mod compile;
 mod device;
 mod no_device;
+mod train;
 mod unet;
 
 use candle_core::Device;

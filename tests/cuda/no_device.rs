@@ -10,7 +10,7 @@ fn without_a_device_one_line_says_so() {
     let folder = TempDir::new().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_seg-train-under-test"))
         .args([
-            "train", "--data", "phantom", "--out", "run", "--device", "cuda",
+            "--loss", "dice", "--data", "phantom", "--out", "run", "--device", "cuda",
         ])
         .env("SOFT_CUDA_DEVICES", "0")
         .env("CUDA_VISIBLE_DEVICES", "")
