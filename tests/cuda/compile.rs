@@ -15,7 +15,13 @@ const TARGETS: [&str; 3] = ["sm_80", "sm_90", "sm_100"];
 
 /// Name, text and options of every source: each crate lists its own.
 fn sources() -> Vec<(String, String, Vec<String>)> {
-    vec![("tests/device".into(), device::SOURCE.into(), Vec::new())]
+    let own = vec![("tests/device".into(), device::SOURCE.into(), Vec::new())];
+    let of_crates = [
+        dice_losses::cuda::sources(),
+        seg_unet::cuda::sources(),
+        seg_train::cuda::sources(),
+    ];
+    of_crates.into_iter().flatten().chain(own).collect()
 }
 
 /// The machine code, and what the compiler said.

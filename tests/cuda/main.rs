@@ -2,6 +2,7 @@
 
 mod compile;
 mod device;
+mod loss;
 mod no_device;
 mod train;
 mod unet;
