@@ -7,7 +7,6 @@
 
 pub(crate) mod copies;
 pub(crate) mod device;
-pub(crate) mod engine;
 pub(crate) mod infer;
 pub(crate) mod ledger;
 pub(crate) mod measure;

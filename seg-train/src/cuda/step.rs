@@ -13,7 +13,6 @@ use dice_losses::{
 };
 use seg_unet::{Precision, UNet};
 
-pub(crate) use super::engine::Engine;
 use super::{
     copies::{Copies, HostBatch, Pool},
     infer::Engines,
@@ -21,6 +20,7 @@ use super::{
     sgd::{Fused, Tables},
 };
 use crate::{batches::target, optim::Sgd, raster::IGNORE};
+pub(crate) use seg_unet::cuda::Engine;
 
 /// `off`: every step is launched kernel by kernel, as where a step is to be looked at with a profiler.
 const GRAPH: &str = "SEG_TRAIN_CUDA_GRAPH";
