@@ -58,9 +58,18 @@ impl Step {
     ///
     /// If the device has no room.
     pub fn new(size: usize, seed: u64) -> Result<Self> {
+        Self::batch(size, 1, seed)
+    }
+
+    /// The same with several images.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`].
+    pub fn batch(size: usize, images: usize, seed: u64) -> Result<Self> {
         let net = UNet::new(&CONFIG, seed, &Device::Cpu)?;
         // One channel's logits are such an image.
-        let Input { logits, labels, .. } = Input::draw(&[1, 1, size, size])?;
+        let Input { logits, labels, .. } = Input::draw(&[images, 1, size, size])?;
         Ok(Self {
             sgd: Sgd::new(&SGD, net.vars())?,
             net,
@@ -68,6 +77,16 @@ impl Step {
             image: logits,
             labels,
         })
+    }
+
+    /// The images `[N, 1, H, W]` and their labels `[N, H, W]`.
+    pub fn data(&self) -> (&Tensor, &Tensor) {
+        (&self.image, &self.labels)
+    }
+
+    /// The settings of network and optimiser.
+    pub const fn settings() -> (UNetConfig, SgdConfig) {
+        (CONFIG, SGD)
     }
 
     /// Forward, loss, backward.

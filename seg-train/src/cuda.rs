@@ -7,12 +7,14 @@
 
 pub(crate) mod copies;
 pub(crate) mod device;
-pub(crate) mod engine;
 pub(crate) mod infer;
 pub(crate) mod ledger;
 pub(crate) mod measure;
+mod repeated;
 pub(crate) mod sgd;
 pub(crate) mod step;
+
+pub use repeated::Repeated;
 
 /// The sources of this crate's kernels, with the options they are compiled with: to be compiled where there is no GPU.
 #[doc(hidden)]

@@ -75,7 +75,10 @@ fn needs(log: &str) -> Vec<String> {
     let (mut kernel, mut spilled) = (String::new(), String::new());
     for line in log.lines() {
         if let Some((_, rest)) = line.split_once("Compiling entry function '") {
-            kernel = rest.split('\'').next().unwrap_or_default().to_owned();
+            rest.split('\'')
+                .next()
+                .unwrap_or_default()
+                .clone_into(&mut kernel);
             spilled.clear();
         } else if line.contains("bytes stack frame") {
             line.trim().clone_into(&mut spilled);

@@ -3,7 +3,9 @@
 mod candle;
 mod compile;
 mod device;
+mod loss;
 mod no_device;
+mod train;
 mod unet;
 
 use candle_core::Device;

@@ -9,7 +9,9 @@ use tempfile::TempDir;
 fn without_a_device_one_line_says_so() {
     let folder = TempDir::new().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_seg-train-under-test"))
-        .args(["--loss", "dice++", "--out", "run", "--device", "cuda"])
+        .args([
+            "--loss", "dice", "--data", "phantom", "--out", "run", "--device", "cuda",
+        ])
         .env("SOFT_CUDA_DEVICES", "0")
         .env("CUDA_VISIBLE_DEVICES", "")
         .current_dir(folder.path())
@@ -17,10 +19,11 @@ fn without_a_device_one_line_says_so() {
         .unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{errors}");
+    let said: Vec<&str> = errors.lines().collect();
+    assert_eq!(said.len(), 1, "{errors}");
     assert!(
-        errors.starts_with("error: no CUDA device: device `cuda` cannot be opened: "),
+        said[0].starts_with("error: no CUDA device: device `cuda` cannot be opened: "),
         "{errors}"
     );
-    assert_eq!(errors.lines().count(), 1, "{errors}");
     assert!(!folder.path().join("run").exists(), "no run was begun");
 }

@@ -101,45 +101,55 @@ mod anyhow_free {
     pub(super) type Result = std::result::Result<super::End, String>;
 }
 
-/// The largest difference of two runs' training and validation losses, relative to the CPU's.
-fn farthest(gpu: &Run, cpu: &Run) -> f64 {
-    let (gpu, cpu) = (gpu.numbers(), cpu.numbers());
-    assert_eq!(gpu.len(), cpu.len());
-    let losses = gpu.iter().flatten().zip(cpu.iter().flatten());
-    let differences = losses.enumerate().filter(|(i, _)| i % 4 < 2);
-    differences
-        .map(|(_, (gpu, cpu))| ((gpu - cpu) / cpu).abs())
-        .fold(0.0, f64::max)
+/// Asserts that a run's losses follow the CPU's: those of the first epoch by `first`, all by `most`, relative. A rounding
+/// grows with the steps, for a pixel at a threshold of a `ReLU` goes one way or the other.
+#[track_caller]
+fn assert_follows(gpu: &Run, cpu: &Run, first: f64, most: f64) {
+    assert_eq!(gpu.log().len(), cpu.log().len());
+    for (gpu, cpu) in gpu.log().into_iter().zip(cpu.log()) {
+        let bound = if cpu.epoch == 1 { first } else { most };
+        for (gpu, cpu) in [(gpu.loss, cpu.loss), (gpu.val_loss, cpu.val_loss)] {
+            let far = ((gpu - cpu) / cpu).abs();
+            assert!(far < bound, "{gpu} is {far} away from {cpu}");
+        }
+    }
 }
 
 #[test]
 fn fifty_steps_follow_the_cpus_losses() {
     let cpu = Run::trained(experiment("cpu", &[]));
-    for (precision, most) in [("f32", 1e-4), ("tf32", 1e-2), ("bf16", 5e-2)] {
+    for (precision, first, most) in [
+        ("f32", 1e-5, 1e-3),
+        ("tf32", 1e-3, 5e-2),
+        ("bf16", 1e-2, 1e-1),
+    ] {
         let set = format!("recipe.precision={precision}");
         let gpu = Run::trained(experiment("cuda", &[&set]));
-        let far = farthest(&gpu, &cpu);
-        assert!(far < most, "{precision}: {far}\n{:?}\n{:?}", gpu.log(), cpu.log());
+        assert_follows(&gpu, &cpu, first, most);
     }
 }
 
 #[test]
-fn batches_with_a_rest_and_clipped_gradients_follow_the_cpus_losses() {
+fn batches_with_a_rest_clipped_gradients_and_pixels_of_no_class_follow_the_cpus_losses() {
     for more in [
         &["recipe.batch=4"][..],
         &["recipe.sgd.clip_norm=0.01"],
         &["recipe.on_nan=skip", "recipe.sgd.nesterov=false"],
         &["augment.outside=no-class", "recipe.batch=3"],
     ] {
-        let [cpu, gpu] = ["cpu", "cuda"].map(|device| Run::trained(experiment(device, more)));
-        let far = farthest(&gpu, &cpu);
-        assert!(far < 1e-4, "{more:?}: {far}\n{:?}\n{:?}", gpu.log(), cpu.log());
+        let more = [more, &["recipe.epochs=2"]].concat();
+        let [cpu, gpu] = ["cpu", "cuda"].map(|device| Run::trained(experiment(device, &more)));
+        assert_follows(&gpu, &cpu, 1e-5, 1e-3);
     }
 }
 
 #[test]
 fn a_run_stopped_at_any_step_goes_on_to_the_same_bits() {
-    let more = ["recipe.batch=4", "recipe.epochs=2", "recipe.sgd.clip_norm=0.5"];
+    let more = [
+        "recipe.batch=4",
+        "recipe.epochs=2",
+        "recipe.sgd.clip_norm=0.5",
+    ];
     let whole = Run::trained(experiment("cuda", &more));
     let cut = Run::new(experiment("cuda", &more));
     let mut stops = 0;
@@ -237,7 +247,14 @@ fn runs_side_by_side_on_one_gpu_and_on_several_have_the_bits_of_one_alone() {
     fs::write(home.path().join("grid.toml"), GRID).unwrap();
     let make = |out: &str, device: &str, jobs: &str| {
         let arguments = [
-            "sweep", "grid.toml", "--device", device, "--jobs", jobs, "--out", out,
+            "sweep",
+            "grid.toml",
+            "--device",
+            device,
+            "--jobs",
+            jobs,
+            "--out",
+            out,
         ];
         let mut command = program(home.path(), &arguments);
         // Two GPUs where they are in software.
@@ -254,7 +271,12 @@ fn runs_side_by_side_on_one_gpu_and_on_several_have_the_bits_of_one_alone() {
             .unwrap();
             assert_eq!(log.lines().count(), 3, "{log}");
             let text = fs::read_to_string(run.join("run.toml")).unwrap();
-            for key in ["gpu = ", "compute_capability = ", "cuda_driver = ", "precision = \"f32\""] {
+            for key in [
+                "gpu = ",
+                "compute_capability = ",
+                "cuda_driver = ",
+                "precision = \"f32\"",
+            ] {
                 assert!(text.contains(key), "{key} is not in {text}");
             }
         }
@@ -267,21 +289,33 @@ fn runs_side_by_side_on_one_gpu_and_on_several_have_the_bits_of_one_alone() {
 }
 
 #[test]
-fn a_step_that_is_replayed_has_the_bits_of_one_that_is_launched() {
+fn a_step_that_is_replayed_or_done_late_has_the_bits_of_one_that_is_launched() {
     let home = TempDir::new().unwrap();
     let arguments = |out| {
         let mut all: Vec<&str> = SMALL.iter().flat_map(|set| ["--set", set]).collect();
-        all.extend(["--loss", "dice++", "--device", "cuda", "--batch", "4", "--out", out]);
+        all.extend([
+            "--loss", "dice++", "--device", "cuda", "--batch", "4", "--out", out,
+        ]);
         all
     };
-    for (out, graph) in [("replayed", "on"), ("launched", "off")] {
+    // In software, "late" does what is in a stream as late as it may: a buffer that is used again too early shows.
+    for (out, graph, late) in [
+        ("replayed", "on", "0"),
+        ("launched", "off", "0"),
+        ("late", "on", "1"),
+    ] {
         let mut command = program(home.path(), &arguments(out));
+        command.env("SOFT_CUDA_ASYNC", late);
         ends(0, command.env("SEG_TRAIN_CUDA_GRAPH", graph));
     }
+    let read = |out: &str, file: &str| fs::read(home.path().join(out).join(file)).unwrap();
     for file in ["best.safetensors", "metrics.csv", "thresholds.csv"] {
-        let [one, other] =
-            ["replayed", "launched"].map(|out| fs::read(home.path().join(out).join(file)).unwrap());
-        assert!(one == other, "{file}");
+        for other in ["launched", "late"] {
+            assert!(
+                read("replayed", file) == read(other, file),
+                "{other}: {file}"
+            );
+        }
     }
     // The best weights again, on the GPU and on the CPU.
     for device in ["cuda", "cpu"] {
@@ -316,7 +350,10 @@ fn a_precision_is_a_gpus_and_a_gpu_that_is_not_there_is_counted() {
         "error: recipe.precision is bf16 and the device is cpu, which computes in f32; train with --device cuda, or leave --precision out\n"
     );
     let said = refused(&["--precision", "fp8"]);
-    assert!(said.contains("unknown precision `fp8`; expected f32, tf32 or bf16"), "{said}");
+    assert!(
+        said.contains("unknown precision `fp8`; expected f32, tf32 or bf16"),
+        "{said}"
+    );
     let said = refused(&["--device", "cuda:99"]);
     assert!(
         said.starts_with("error: device `cuda:99` cannot be opened: there ")

@@ -40,12 +40,12 @@ impl Draw {
         let rng = &mut self.rng;
         let count = dims.iter().product::<usize>();
         let numbers: Vec<f64> = (0..count)
-            .map(|_| match self.precision {
-                Precision::F32 => f64::from(rng.random_range(-1.0_f32..1.0)),
-                _ => {
-                    let most = (1.0 / step) as i32;
-                    f64::from(rng.random_range(-most..=most)) * step
+            .map(|_| {
+                if self.precision == Precision::F32 {
+                    return f64::from(rng.random_range(-1.0_f32..1.0));
                 }
+                let most = (1.0 / step) as i32;
+                f64::from(rng.random_range(-most..=most)) * step
             })
             .collect();
         Tensor::from_vec(numbers, dims, &Cpu).unwrap()

@@ -37,7 +37,7 @@ __device__ __forceinline__ void store(Element* plane, Index at, Index end, Packe
 #endif
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, HELD <= 4 ? 3 : 2)
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     gradient(const Element* __restrict__ logits, const void* __restrict__ truth, const void* __restrict__ weights,
              const float* __restrict__ focus, const Index items, const Index channels, const Index pixels,
              const Index part, const Index parts, const Index ignore, const float gamma, const float log_power,

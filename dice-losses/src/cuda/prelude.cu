@@ -51,6 +51,13 @@ typedef unsigned short Element;
 // Classes that a thread sees at once.
 #define HELD (SIGMOID != 0 ? 1 : CLASSES)
 
+// Blocks that a multiprocessor holds at least: what registers they may take follows from it.
+#if SIGMOID != 0 || (CLASSES > 0 && CLASSES <= 4)
+#define RESIDENT 3
+#else
+#define RESIDENT 2
+#endif
+
 // The rows of the sums, in the order of the host's.
 #define TP 0
 #define FP 1

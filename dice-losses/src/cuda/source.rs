@@ -297,72 +297,54 @@ pub(super) fn representative() -> Vec<(String, String, Vec<String>)> {
     let weights = [WeightKind::F32, WeightKind::Mask];
     let mut all = vec![base, sigmoid, many];
     for of in [base, sigmoid, many] {
-        // Every power with every pixel loss, every truth with every way to leave pixels out.
-        for power in 0..6 {
-            for pixel in 0..3 {
-                all.push(Specialisation {
-                    power: Some(power),
-                    pixel,
-                    ..of
-                });
-            }
-        }
-        all.extend([1, 2].map(|pixel| Specialisation {
-            power: None,
-            pixel,
+        all.extend((0..6).map(|power| Specialisation {
+            power: Some(power),
+            pixel: power % 3,
             ..of
         }));
-        for (at, truth) in [
-            Labels(U32),
-            Labels(I64),
-            Smoothed(U8),
-            Smoothed(U32),
-            Smoothed(I64),
-            Dense,
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            all.push(Specialisation {
-                truth,
-                pixel: 2,
-                weights: weights[at % 2],
-                ..of
-            });
-            all.push(Specialisation {
-                truth,
-                power: Some(5),
-                ignore: truth != Dense,
-                ..of
-            });
-        }
+        all.push(Specialisation {
+            power: None,
+            pixel: 2,
+            ..of
+        });
+        let truths = [Labels(U32), Smoothed(U8), Smoothed(I64), Dense];
+        all.extend(
+            truths
+                .into_iter()
+                .enumerate()
+                .map(|(at, truth)| Specialisation {
+                    truth,
+                    power: Some([3, 5][at / 2]),
+                    pixel: 2,
+                    ignore: truth != Dense,
+                    weights: weights[at % 2],
+                    ..of
+                }),
+        );
         all.push(Specialisation {
             truth: Dense,
             squared: true,
             ..of
         });
-        for element in 1..3 {
-            for aligned in [true, false] {
-                all.push(Specialisation {
-                    element,
-                    aligned: aligned && of.classes > 0,
-                    ignore: true,
-                    pixel: 1,
-                    ..of
-                });
-            }
-        }
+        all.extend([1, 2].map(|element| Specialisation {
+            element,
+            ignore: true,
+            pixel: 1,
+            ..of
+        }));
     }
-    all.extend((2..=MOST_HELD as u8).map(|classes| Specialisation {
+    all.extend([2, 3, MOST_HELD as u8].map(|classes| Specialisation {
         classes,
         pixel: 1,
         ..base
     }));
-    all.push(Specialisation {
+    all.extend([0, 1].map(|element| Specialisation {
+        element,
+        truth: Labels(I64),
         aligned: false,
         streamed: false,
         ..base
-    });
+    }));
     let mut seen = std::collections::HashSet::new();
     all.retain(|one| seen.insert(*one));
     all.iter()

@@ -70,7 +70,7 @@ pub(super) fn work(args: &WorkArgs) -> Result<(), Failure> {
     listen()?;
     let (sender, names) = mpsc::channel();
     if args.from_input {
-        thread::spawn(move || read_names(&sender));
+        thread::spawn(move || read_names(sender));
     } else {
         for run in &args.runs {
             let _ = sender.send(run.clone());
@@ -109,8 +109,8 @@ const LOCKED: &str = "locked";
 const STOPPED: &str = "stopped";
 
 /// Hands on what standard input names, and stops the runs when it ends.
-fn read_names(sender: &mpsc::Sender<String>) {
-    let mut sender = Some(sender.clone());
+fn read_names(sender: mpsc::Sender<String>) {
+    let mut sender = Some(sender);
     for line in std::io::stdin().lock().lines() {
         match line {
             Ok(name) if !name.is_empty() => {

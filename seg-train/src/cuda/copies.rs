@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaContext, CudaEvent, CudaSlice, CudaStream, PinnedHostSlice,
+    CudaContext, CudaEvent, CudaSlice, CudaStream, PinnedHostSlice, sys::CUevent_flags,
 };
 
 use super::device::wait;
@@ -23,11 +23,20 @@ pub(crate) struct HostBatch {
     buffers: Buffers,
 }
 
-/// Page-locked memory of one batch. Each piece knows the last copy out of it, and is not written to before that ends.
+/// Page-locked memory of one batch, which is neither written to nor given up before the last copy out of it has ended.
+/// Cudarc's own events do not tell: they are not recorded on a device whose tracking is off.
 #[derive(Debug)]
 struct Buffers {
     images: PinnedHostSlice<f32>,
     labels: PinnedHostSlice<u8>,
+    copied: CudaEvent,
+}
+
+impl Drop for Buffers {
+    fn drop(&mut self) {
+        // There is nobody left to tell; what failed is found by the next step.
+        let _ = self.copied.synchronize();
+    }
 }
 
 /// Page-locked memory that is used again and again: as much as there are batches on their way.
@@ -51,7 +60,7 @@ impl Pool {
         let fits =
             |buffers: &Buffers| (buffers.images.len(), buffers.labels.len()) == (images, labels);
         if let Some(at) = free.iter().position(fits) {
-            // The oldest: its copy has ended, if any has.
+            // The oldest: its copy ends first.
             return Ok(free.remove(at));
         }
         drop(free);
@@ -61,6 +70,7 @@ impl Pool {
             Buffers {
                 images: self.context.alloc_pinned_with_flags(images, 0)?,
                 labels: self.context.alloc_pinned_with_flags(labels, 0)?,
+                copied: self.context.new_event(Some(BLOCKING))?,
             }
         })
     }
@@ -71,6 +81,7 @@ impl Pool {
         let shape = [n, first.channels, first.height, first.width];
         let pixels = n * first.height * first.width;
         let mut buffers = self.take(shape.iter().product(), pixels)?;
+        buffers.copied.synchronize()?;
         let values = buffers.images.as_mut_slice()?;
         let labels = buffers.labels.as_mut_slice()?;
         for (i, image) in images.iter().enumerate() {
@@ -99,7 +110,7 @@ impl HostBatch {
         self.ids.len()
     }
 
-    /// The labels, image after image. Waits for their copy.
+    /// The labels, image after image.
     pub(crate) fn labels(&self) -> Result<&[u8]> {
         Ok(self.buffers.labels.as_slice()?)
     }
@@ -127,6 +138,9 @@ pub(crate) struct Copies {
 
 const PLACES: usize = 2;
 
+/// A thread that waits for a copy leaves its core to others.
+const BLOCKING: CUevent_flags = CUevent_flags::CU_EVENT_BLOCKING_SYNC;
+
 impl Copies {
     /// For steps on this stream.
     pub(crate) fn new(steps: &Arc<CudaStream>) -> Result<Self> {
@@ -149,6 +163,7 @@ impl Copies {
         let Buffers {
             images: from_images,
             labels: from_labels,
+            copied,
         } = &batch.buffers;
         self.make_room(from_images.len(), from_labels.len())?;
         let place = &mut self.places[self.next];
@@ -156,6 +171,7 @@ impl Copies {
         self.transfers.wait(&place.emptied)?;
         self.transfers.memcpy_htod(from_images, &mut place.images)?;
         self.transfers.memcpy_htod(from_labels, &mut place.labels)?;
+        copied.record(&self.transfers)?;
         place.filled.record(&self.transfers)?;
         self.steps.wait(&place.filled)?;
         let (count, pixels) = (from_images.len(), from_labels.len());

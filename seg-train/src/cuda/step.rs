@@ -13,7 +13,6 @@ use dice_losses::{
 };
 use seg_unet::{Precision, UNet};
 
-pub(crate) use super::engine::Engine;
 use super::{
     copies::{Copies, HostBatch, Pool},
     infer::Engines,
@@ -21,6 +20,7 @@ use super::{
     sgd::{Fused, Tables},
 };
 use crate::{batches::target, optim::Sgd, raster::IGNORE};
+pub(crate) use seg_unet::cuda::Engine;
 
 /// `off`: every step is launched kernel by kernel, as where a step is to be looked at with a profiler.
 const GRAPH: &str = "SEG_TRAIN_CUDA_GRAPH";
@@ -100,6 +100,17 @@ impl Steps {
     /// Steps that are on their way, or done and not read.
     pub(crate) fn pending(&self) -> usize {
         self.pending.len()
+    }
+
+    /// Replays the step of `n` images on those that lie on the device; whether it had been recorded.
+    pub(crate) fn again(&self, n: usize) -> Result<bool> {
+        match self.sizes.get(&n).map(|size| &size.replay) {
+            Some(Replay::Ready(graph)) => {
+                graph.launch()?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
     }
 
     /// Whether there is no room for what comes of another step.

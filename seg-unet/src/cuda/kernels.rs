@@ -47,7 +47,14 @@ const SOURCES: [(&str, &[&str], &[&str]); 4] = [
     (
         "conv3",
         &[include_str!("prelude.cu"), include_str!("conv3.cu")],
-        &["conv3_128x32", "conv3_128x64", "conv3_64x32", "conv3_64x64"],
+        &[
+            "conv3_256x64",
+            "conv3_256x32",
+            "conv3_128x32",
+            "conv3_128x64",
+            "conv3_64x32",
+            "conv3_64x64",
+        ],
     ),
     (
         "conv3_gradient",

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{Precision, kernels::maps::Size};
 
-/// Threads of a block.
+/// Threads of a block, but of a convolution.
 const THREADS: usize = 128;
 /// Columns of a tile of pixels.
 const COLUMNS: usize = 16;
@@ -33,70 +33,51 @@ struct Tile {
 }
 
 impl Tile {
-    /// Each with its kernel and the chunks of channels that are in shared memory at a time.
-    const ALL: [(Self, &'static str, usize); 4] = [
-        (
-            Self {
-                rows: 8,
-                outputs: 64,
-            },
-            "conv3_128x64",
-            2,
-        ),
-        (
-            Self {
-                rows: 8,
-                outputs: 32,
-            },
-            "conv3_128x32",
-            3,
-        ),
-        (
-            Self {
-                rows: 4,
-                outputs: 64,
-            },
-            "conv3_64x64",
-            3,
-        ),
-        (
-            Self {
-                rows: 4,
-                outputs: 32,
-            },
-            "conv3_64x32",
-            4,
-        ),
-    ];
+    /// Each with its kernel, its threads, and the chunks of channels that are in shared memory at a time; the largest first.
+    const ALL: [(Self, &'static str, [usize; 2]); 6] = {
+        const fn tile(rows: usize, outputs: usize) -> Tile {
+            Tile { rows, outputs }
+        }
+        [
+            (tile(16, 64), "conv3_256x64", [256, 2]),
+            (tile(16, 32), "conv3_256x32", [256, 3]),
+            (tile(8, 64), "conv3_128x64", [128, 2]),
+            (tile(8, 32), "conv3_128x32", [128, 3]),
+            (tile(4, 64), "conv3_64x64", [128, 3]),
+            (tile(4, 32), "conv3_64x32", [128, 4]),
+        ]
+    };
 
-    /// The largest whose blocks are enough.
+    /// The largest whose blocks are enough, or the smallest: the larger, the less often the weights are read.
     fn of(size: Size, outputs: usize) -> Self {
         let wide = if outputs <= 32 { 32 } else { 64 };
         let tile = |rows| Self {
             rows,
             outputs: wide,
         };
-        let blocks = size.n * tile(8).tiles(size) * outputs.div_ceil(wide);
-        if blocks >= BLOCKS { tile(8) } else { tile(4) }
+        let blocks = |rows| size.n * tile(rows).tiles(size) * outputs.div_ceil(wide);
+        let rows = [16, 8].into_iter().find(|&rows| blocks(rows) >= BLOCKS);
+        tile(rows.unwrap_or(4))
     }
 
     fn tiles(self, size: Size) -> usize {
         size.h.div_ceil(self.rows) * size.w.div_ceil(COLUMNS)
     }
 
-    fn kernel(self) -> (&'static str, usize) {
+    /// The kernel, its threads and the chunks in shared memory.
+    fn kernel(self) -> (&'static str, [usize; 2]) {
         let found = Self::ALL.into_iter().find(|(tile, ..)| *tile == self);
-        let Some((_, kernel, stages)) = found else {
+        let Some((_, kernel, shape)) = found else {
             unreachable!("every tile is made in `of`")
         };
-        (kernel, stages)
+        (kernel, shape)
     }
 
     /// Bytes of shared memory: some chunks of the tile's pixels with their border and of the nine taps' weights, or the
     /// whole result on its way out.
-    fn shared(self, stages: usize, precision: Precision) -> usize {
-        let chunks = stages * ((self.rows + 2) * (COLUMNS + 2) + 9 * self.outputs) * 32;
-        let result = COLUMNS * self.rows * (self.outputs + 8) * width(precision) + 8 * THREADS;
+    fn shared(self, [threads, chunks]: [usize; 2], precision: Precision) -> usize {
+        let chunks = chunks * ((self.rows + 2) * (COLUMNS + 2) + 9 * self.outputs) * 32;
+        let result = COLUMNS * self.rows * (self.outputs + 8) * width(precision) + 8 * threads;
         chunks.max(result)
     }
 }
@@ -115,8 +96,8 @@ pub(super) struct Products;
 impl Products {
     /// Lets the kernels have the shared memory that they need.
     pub(super) fn allow_shared(kernels: &Kernels, precision: Precision) -> Result<()> {
-        for (tile, kernel, stages) in Tile::ALL {
-            kernels.allow_shared(kernel, tile.shared(stages, precision))?;
+        for (tile, kernel, shape) in Tile::ALL {
+            kernels.allow_shared(kernel, tile.shared(shape, precision))?;
         }
         kernels.allow_shared("conv3_gradient", shared_of_gradient(precision))
     }
@@ -137,7 +118,7 @@ impl Products {
         to: View,
     ) -> Result<usize> {
         let tile = Tile::of(size, to.channels);
-        let (kernel, stages) = tile.kernel();
+        let (kernel, shape) = tile.kernel();
         let (bias, moments) = match finish {
             Some((bias, moments)) => (bias.arg(), moments.arg()),
             None => (Arg::NULL, Arg::NULL),
@@ -146,8 +127,8 @@ impl Products {
             kernel,
             Launch {
                 grid: [tile.tiles(size), to.channels.div_ceil(tile.outputs), size.n],
-                threads: [THREADS, 1],
-                shared: tile.shared(stages, kernels.precision()),
+                threads: [shape[0], 1],
+                shared: tile.shared(shape, kernels.precision()),
             },
             &[
                 input.arg(),

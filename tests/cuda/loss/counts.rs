@@ -33,12 +33,21 @@ fn calls(times: usize) -> BTreeMap<String, u64> {
     let folder = tempfile::TempDir::new().unwrap();
     let file = folder.path().join("counts");
     let output = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "loss::counts::some_losses", "--include-ignored", "--test-threads=1"])
+        .args([
+            "--exact",
+            "loss::counts::some_losses",
+            "--include-ignored",
+            "--test-threads=1",
+        ])
         .env("SOFT_CUDA_COUNT", &file)
         .env(TIMES, times.to_string())
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
     let mut calls = BTreeMap::new();
     for line in fs::read_to_string(file).unwrap_or_default().lines() {
         let (name, count) = line.rsplit_once(' ').unwrap();
@@ -66,7 +75,9 @@ fn nothing_waits_for_the_device() {
     }
     // One launch for the sums and the loss, one for the gradient, each once more by way of autograd.
     let launches = |name: &str| -> u64 {
-        let all = more.iter().filter(|(call, _)| **call == format!("kernel {name}"));
+        let all = more
+            .iter()
+            .filter(|(call, _)| **call == format!("kernel {name}"));
         all.map(|(_, count)| count).sum()
     };
     assert_eq!(launches("statistics"), 3 * 2, "{more:?}");

@@ -31,12 +31,22 @@ impl Batch {
         let numbers = pixels * layout.channels;
         let classes = layout.channels.max(2);
         Self {
-            logits: (0..numbers).map(|_| rng.random::<f32>() * 8.0 - 4.0).collect(),
+            logits: (0..numbers)
+                .map(|_| rng.random::<f32>() * 8.0 - 4.0)
+                .collect(),
             labels: (0..pixels)
-                .map(|_| if rng.random_bool(0.1) { 255 } else { rng.random_range(0..classes) as u8 })
+                .map(|_| {
+                    if rng.random_bool(0.1) {
+                        255
+                    } else {
+                        rng.random_range(0..classes) as u8
+                    }
+                })
                 .collect(),
             dense: (0..numbers).map(|_| rng.random()).collect(),
-            mask: (0..pixels).map(|_| u8::from(rng.random_bool(0.7)) * 3).collect(),
+            mask: (0..pixels)
+                .map(|_| u8::from(rng.random_bool(0.7)) * 3)
+                .collect(),
             factors: (0..pixels).map(|_| rng.random()).collect(),
         }
     }
@@ -103,7 +113,9 @@ impl There {
         device.memcpy_htod(&batch.labels, &mut self.labels).unwrap();
         device.memcpy_htod(&batch.dense, &mut self.dense).unwrap();
         device.memcpy_htod(&batch.mask, &mut self.mask).unwrap();
-        device.memcpy_htod(&batch.factors, &mut self.factors).unwrap();
+        device
+            .memcpy_htod(&batch.factors, &mut self.factors)
+            .unwrap();
     }
 
     fn enqueue(&mut self, planned: &mut Planned, layout: &Layout, gradient: bool) {
@@ -159,9 +171,7 @@ fn replayed(loss: &dyn Loss, layout: &Layout) {
         .unwrap();
     there.enqueue(&mut planned, layout, true);
     let graph = stream
-        .end_capture(
-            sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH,
-        )
+        .end_capture(sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH)
         .unwrap()
         .unwrap();
     for seed in 2..4 {
@@ -174,8 +184,19 @@ fn replayed(loss: &dyn Loss, layout: &Layout) {
     there.put(&device, &batch);
     let before = device.clone_dtoh(&there.gradient).unwrap();
     there.enqueue(&mut planned, layout, false);
-    let value: Vec<f64> = device.clone_dtoh(&there.value).unwrap().into_iter().map(f64::from).collect();
-    near(&value, &batch.exact(loss, layout).0, 1e-5, 0.0, "the value alone");
+    let value: Vec<f64> = device
+        .clone_dtoh(&there.value)
+        .unwrap()
+        .into_iter()
+        .map(f64::from)
+        .collect();
+    near(
+        &value,
+        &batch.exact(loss, layout).0,
+        1e-5,
+        0.0,
+        "the value alone",
+    );
     assert_eq!(device.clone_dtoh(&there.gradient).unwrap(), before);
 }
 
@@ -184,7 +205,11 @@ fn layout(channels: usize, pixels: usize) -> Layout {
         items: 2,
         channels,
         pixels,
-        activation: if channels == 1 { Activation::Sigmoid } else { Activation::Softmax },
+        activation: if channels == 1 {
+            Activation::Sigmoid
+        } else {
+            Activation::Softmax
+        },
         truth: TruthLayout::Labels { ignore: Some(255) },
         weights: WeightLayout::None,
         smoothing: 0.0,
@@ -215,11 +240,18 @@ fn a_captured_loss_follows_its_numbers() {
     replayed(&items, &layout(3, 16));
 }
 
+/// An index that no kernel knows.
+fn share(s: &RegionStats) -> candle_core::Result<Tensor> {
+    &s.tp / (&s.volume + 1.0)?
+}
+
 #[test]
 fn what_was_not_planned_for_is_refused() {
     let (_, device) = device::open();
     let loss = zoo::dice();
-    let mut planned = Planned::new(&loss, &device, &layout(2, 16)).unwrap().unwrap();
+    let mut planned = Planned::new(&loss, &device, &layout(2, 16))
+        .unwrap()
+        .unwrap();
     let batch = Batch::new(&layout(2, 16), 1);
     let there = There::new(&device, &batch, 1);
     let mut value = device.alloc_zeros::<f32>(1).unwrap();
@@ -229,21 +261,47 @@ fn what_was_not_planned_for_is_refused() {
         assert!(error.starts_with(start), "{error}");
     };
     let labels = Truth::Labels(there.labels.as_view());
-    refused(there.logits.slice(4..), &labels, None, "the logits of the planned loss must have 64 numbers, found 60");
-    refused(there.logits.as_view(), &Truth::Dense(there.dense.as_view()), None, "the loss was planned for Labels");
+    refused(
+        there.logits.slice(4..),
+        &labels,
+        None,
+        "the logits of the planned loss must have 64 numbers, found 60",
+    );
+    refused(
+        there.logits.as_view(),
+        &Truth::Dense(there.dense.as_view()),
+        None,
+        "the loss was planned for Labels",
+    );
     let mask = Weights::Mask(there.mask.as_view());
-    refused(there.logits.as_view(), &labels, Some(&mask), "the loss was planned for weights None");
+    refused(
+        there.logits.as_view(),
+        &labels,
+        Some(&mask),
+        "the loss was planned for weights None",
+    );
     let long = device.alloc_zeros::<f32>(65).unwrap();
-    refused(long.slice(1..), &labels, None, "slices must begin at a multiple of 16 bytes");
+    refused(
+        long.slice(1..),
+        &labels,
+        None,
+        "slices must begin at a multiple of 16 bytes",
+    );
 
-    fn share(s: &RegionStats) -> candle_core::Result<Tensor> {
-        &s.tp / (&s.volume + 1.0)?
-    }
     let own = RegionLoss::new(share);
-    assert!(Planned::new(&own, &device, &layout(2, 16)).unwrap().is_none());
+    assert!(
+        Planned::new(&own, &device, &layout(2, 16))
+            .unwrap()
+            .is_none()
+    );
     let mut none = layout(2, 16);
     none.items = 0;
     assert!(Planned::new(&loss, &device, &none).is_err());
-    let error = Planned::new(&zoo::focal(-1.0), &device, &layout(2, 16)).unwrap_err().to_string();
-    assert!(error.starts_with("a focal exponent is a number, 0 or more"), "{error}");
+    let error = Planned::new(&zoo::focal(-1.0), &device, &layout(2, 16))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("a focal exponent is a number, 0 or more"),
+        "{error}"
+    );
 }
