@@ -6,6 +6,7 @@
 //! loss FOLDER SHAPE DTYPE             read logits.f32 and labels.u8; answers "bytes", the least to move
 //! write CONTESTANT FILE               write the gradient as raw f32; answers "value" and the loss
 //! step SIZE IMAGES SEED PRECISION     make a network and a batch
+//! layer N CIN COUT SIZE PRECISION     make a convolution of SIZE² pixels
 //! save FOLDER                         write the weights and the batch
 //! losses COUNT                        answers "values", the losses of as many steps
 //! memory                              answers "json", what the device has given since `step`
@@ -14,9 +15,11 @@
 //! ```
 //!
 //! Words are separated by tabs. What goes wrong is answered as "error" and the sentence. The end of the input ends the
-//! program. The subjects of `time`: `copy`; `planned` and `call`, the loss; `step`.
+//! program. The subjects of `time`: `copy`; `planned` and `call`, the loss; `step`; `forward`, `input` and `weight`, of a layer
+//! and its two gradients.
 
 mod clock;
+mod layer;
 mod loss;
 mod step;
 
@@ -30,13 +33,14 @@ use candle_core::{
 use seg_train::config::open_device;
 use workspace_benches::orders::serve;
 
-use self::{clock::blocks, loss::Bench, step::Batch};
+use self::{clock::blocks, layer::Layer, loss::Bench, step::Batch};
 
 /// What is to be measured.
 enum Loaded {
     Copy(CudaSlice<u8>, CudaSlice<u8>),
     Loss(Box<Bench>),
     Step(Box<Batch>),
+    Layer(Box<Layer>),
 }
 
 struct Gpu {
@@ -95,7 +99,12 @@ impl Gpu {
                 precision.parse()?,
                 &self.device,
             )?)),
-            _ => bail!("expected copy, loss or step with what they need, found {words:?}"),
+            ["layer", n, inputs, outputs, size, precision] => {
+                let shape = [n.parse()?, inputs.parse()?, outputs.parse()?, size.parse()?];
+                let layer = Layer::new(shape, precision.parse()?, &self.device)?;
+                Loaded::Layer(Box::new(layer))
+            }
+            _ => bail!("expected copy, loss, step or layer with what they need, found {words:?}"),
         });
         Ok(answer)
     }
@@ -109,6 +118,9 @@ impl Gpu {
             }
             ("planned", Some(Loaded::Loss(bench))) => blocks(stream, count, || bench.replay()),
             ("call", Some(Loaded::Loss(bench))) => blocks(stream, count, || bench.call().map(drop)),
+            ("forward" | "input" | "weight", Some(Loaded::Layer(layer))) => {
+                blocks(stream, count, || layer.run(subject))
+            }
             ("step", Some(Loaded::Step(batch))) => blocks(stream, count, || batch.step()),
             _ => bail!("nothing is loaded that has a time of {subject}"),
         }

@@ -447,7 +447,7 @@ mod tests {
                 };
                 let mut both = Both::new(lengths, &config, false);
                 let count = both.gradients.len();
-                for (step, lr) in [0.1, 0.1, 0.01_f32 as f64].into_iter().enumerate() {
+                for (step, lr) in [0.1, 0.1, f64::from(0.01_f32)].into_iter().enumerate() {
                     both.on_cpu.set_lr(lr);
                     both.ledger.set_lr(lr).unwrap();
                     let gradients = wave(count, 0.11 + step as f32);

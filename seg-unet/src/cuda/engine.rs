@@ -544,13 +544,18 @@ impl Engine {
         let [of_first, of_second] = pair.at.map(|at| back.of(at));
         let of_between = back.between.as_map(between.channels);
         operations.norm_back(second, from, scratch, of_second)?;
-        operations.conv_back(second, between, Some(of_between), scratch, of_second)?;
+        operations.conv_weight_gradient(second, between, scratch, of_second[0])?;
+        operations.conv_input_gradient(second, of_between, scratch)?;
         let from = Arriving {
             maps: of_between,
             pooled: None,
         };
         operations.norm_back(first, from, scratch, of_first)?;
-        operations.conv_back(first, input, of_input, scratch, of_first)
+        operations.conv_weight_gradient(first, input, scratch, of_first[0])?;
+        match of_input {
+            Some(of_input) => operations.conv_input_gradient(first, of_input, scratch),
+            None => Ok(()),
+        }
     }
 
     /// Logits of a batch, as a tensor of their own.

@@ -254,7 +254,9 @@ impl Builder<'_> {
         let of_z = most(&|conv| conv.size.pixels() * conv.wide());
         let partial = [
             most(&|conv| sums(conv.size, 2 * conv.wide())),
-            most(&|conv| Products::conv_partial(conv.size, conv.inputs.padded, conv.wide())),
+            most(&|conv| {
+                Products::conv_partial(self.precision, conv.size, conv.inputs.padded, conv.wide())
+            }),
             most_up(&|up| {
                 Products::up_partial(
                     self.precision,

@@ -278,14 +278,13 @@ impl Operations {
         self.add_up(&scratch.biases, rows, 1, [wide, conv.outputs], of_bias)
     }
 
-    /// Back through a convolution, from the gradient in z that is in `scratch`.
-    pub(super) fn conv_back(
+    /// The gradient in a convolution's kernel, of the gradient in z that is in `scratch`.
+    pub(super) fn conv_weight_gradient(
         &self,
         conv: &Conv,
         input: View,
-        of_input: Option<View>,
         scratch: &Scratch,
-        gradients: Pointers,
+        gradient: u64,
     ) -> Result<()> {
         let of_z = scratch.of_z.as_map(conv.wide());
         let Inputs {
@@ -299,17 +298,24 @@ impl Operations {
             conv.size,
             [input, of_z],
             &scratch.partial,
-            gradients[0],
+            gradient,
             [real, conv.outputs],
             [first, first_padded],
-        )?;
-        match (of_input, &conv.backward) {
-            (None, _) => Ok(()),
-            (Some(of_input), Some(weights)) => {
-                Products::conv(&self.kernels, conv.size, of_z, weights, None, of_input).map(|_| ())
-            }
-            (Some(_), None) => Err(no_way_back()),
-        }
+        )
+    }
+
+    /// The gradient in what a convolution read, of the same.
+    pub(super) fn conv_input_gradient(
+        &self,
+        conv: &Conv,
+        of_input: View,
+        scratch: &Scratch,
+    ) -> Result<()> {
+        let Some(weights) = &conv.backward else {
+            return Err(no_way_back());
+        };
+        let of_z = scratch.of_z.as_map(conv.wide());
+        Products::conv(&self.kernels, conv.size, of_z, weights, None, of_input).map(drop)
     }
 
     /// The way up.

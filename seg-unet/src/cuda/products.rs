@@ -148,8 +148,13 @@ impl Products {
         Ok(tile.rows)
     }
 
-    pub(super) fn conv_partial(size: Size, inputs: usize, outputs: usize) -> usize {
-        9 * inputs * outputs * conv_splits(size, inputs, outputs)
+    pub(super) fn conv_partial(
+        precision: Precision,
+        size: Size,
+        inputs: usize,
+        outputs: usize,
+    ) -> usize {
+        9 * inputs * outputs * conv_splits(precision, size, inputs, outputs)
     }
 
     /// The gradient in a convolution's kernel, of its input and of the gradient in z.
@@ -162,7 +167,7 @@ impl Products {
         [inputs, outputs]: [usize; 2],
         [first, first_padded]: [usize; 2],
     ) -> Result<()> {
-        let splits = conv_splits(size, input.channels, of_z.channels);
+        let splits = conv_splits(kernels.precision(), size, input.channels, of_z.channels);
         let tiles = [input.channels, of_z.channels].map(|channels| channels.div_ceil(SIDE));
         kernels.launch(
             "conv3_gradient",
@@ -349,8 +354,13 @@ fn shared_of_gradient(precision: Precision) -> usize {
 }
 
 /// Into how many parts the pixels are split whose products are summed: enough for the blocks to fill a GPU.
-fn conv_splits(size: Size, inputs: usize, outputs: usize) -> usize {
+fn conv_splits(precision: Precision, size: Size, inputs: usize, outputs: usize) -> usize {
     let patches = size.n * size.h.div_ceil(ROWS) * size.w.div_ceil(COLUMNS);
     let tiles = inputs.div_ceil(SIDE) * outputs.div_ceil(SIDE);
-    BLOCKS.div_ceil(tiles).min(patches)
+    // In half the shared memory a multiprocessor holds three blocks instead of two.
+    let blocks = match precision {
+        Precision::Bf16 => BLOCKS / 2 * 3,
+        Precision::F32 | Precision::Tf32 => BLOCKS,
+    };
+    blocks.div_ceil(tiles).min(patches)
 }

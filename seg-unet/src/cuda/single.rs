@@ -128,6 +128,8 @@ pub struct Block {
     of_pooled: Map,
     moments: Room,
     scratch: Scratch,
+    /// The gradient in the convolution's weight.
+    of_weight: Room,
 }
 
 /// A block's or a way up's value, and the gradients in its inputs and weights.
@@ -178,6 +180,7 @@ impl Block {
             arriving: build.map(size, wide)?,
             of_pooled: build.map(size.halved(), wide)?,
             moments: build.moments(std::iter::once(&conv))?,
+            of_weight: Room::floats(&place.stream, weights[0].tensor.elem_count())?,
             scratch: build.scratch(&[&conv], &[], head)?,
             inputs: channels,
             weights,
@@ -204,17 +207,23 @@ impl Block {
             .conv(&self.conv, self.input.view(), &self.moments)
     }
 
-    /// The gradients in the convolution's weight, and in its input if asked for, of whatever the one in z is at the moment.
+    /// The gradient in the convolution's weight, of whatever the one in z is at the moment.
     ///
     /// # Errors
     /// If a kernel cannot be launched.
-    pub fn convolution_back(&self, weight: &mut CudaSlice<f32>, of_input: bool) -> Result<()> {
-        let (at, _) = weight.device_ptr(&self.place.stream);
-        let of_input = of_input.then(|| self.of_input.view());
-        let (conv, input, scratch) = (&self.conv, self.input.view(), &self.scratch);
-        self.place
-            .operations
-            .conv_back(conv, input, of_input, scratch, [at, 0, 0, 0])
+    pub fn weight_gradient(&self) -> Result<()> {
+        let (input, to) = (self.input.view(), self.of_weight.at());
+        let operations = &self.place.operations;
+        operations.conv_weight_gradient(&self.conv, input, &self.scratch, to)
+    }
+
+    /// The gradient in the convolution's input, of the same.
+    ///
+    /// # Errors
+    /// If a kernel cannot be launched.
+    pub fn input_gradient(&self) -> Result<()> {
+        let operations = &self.place.operations;
+        operations.conv_input_gradient(&self.conv, self.of_input.view(), &self.scratch)
     }
 
     /// Values, and the gradients of Σ value · slope over the values and their slopes.
@@ -258,8 +267,8 @@ impl Block {
             .collect::<Result<_>>()?;
         let at = [0, 1, 2, 3].map(|k: usize| of_weights[k].device_ptr(&place.stream).0);
         operations.norm_back(conv, from, &self.scratch, at)?;
-        let of_input = self.of_input.view();
-        operations.conv_back(conv, self.input.view(), Some(of_input), &self.scratch, at)?;
+        operations.conv_weight_gradient(conv, self.input.view(), &self.scratch, at[0])?;
+        self.input_gradient()?;
         let mut gradients = Vec::new();
         let mut first = 0;
         for &channels in &self.inputs {
