@@ -103,11 +103,9 @@ fn compile(((name, text, options), target): &(Source, &str)) -> Result<String, S
     all.extend(options.iter().cloned());
     let title = format!("{name} {} {target}", options.join(" "));
     let (code, log) = cubin(name, text, &all).map_err(|error| format!("{title}: {error}"))?;
-    let mut lines = format!("{title}: {} bytes\n", code.len());
-    for line in needs(&log) {
-        lines += &format!("    {line}\n");
-    }
-    Ok(lines)
+    let mut lines = vec![format!("{title}: {} bytes\n", code.len())];
+    lines.extend(needs(&log).iter().map(|line| format!("    {line}\n")));
+    Ok(lines.concat())
 }
 
 #[test]
