@@ -1,5 +1,5 @@
 //! Runs side by side on one machine: a process each, the cores shared out, and the rest goes on when one fails. On GPUs
-//! they share processes ([`together`]).
+//! they share processes (`together`).
 
 mod together;
 

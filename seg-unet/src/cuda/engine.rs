@@ -17,17 +17,12 @@ use candle_core::{
 };
 
 use super::{
-    layers::{Builder, Conv, Down, Head, Inputs, Scratch, Up},
+    layers::Builder,
+    network::{Back, Network, PER_PRODUCT, Pair},
     operations::{Arriving, Operations, Planes, no_way_back},
-    room::{Map, Room, View, padded},
-    table::Layer,
+    room::View,
 };
 use crate::{Precision, UNet, UNetConfig, kernels::maps::Size};
-
-/// Variables of a product: weight and bias.
-const PER_PRODUCT: usize = 2;
-/// Those of a convolution and its norm.
-const PER_CONV: usize = 2 * PER_PRODUCT;
 
 /// A network's computation for batches of one size, on one device.
 ///
@@ -44,7 +39,7 @@ const PER_CONV: usize = 2 * PER_PRODUCT;
 /// engine.forward()?;
 /// assert_eq!(engine.logits().len(), 2 * 512 * 512);
 /// engine.backward()?;
-/// assert_eq!(engine.gradients().len(), 7_766_018);
+/// assert_eq!(engine.gradients()?.len(), 7_766_018);
 /// # Result::Ok(())
 /// ```
 pub struct Engine {
@@ -60,50 +55,6 @@ pub struct Engine {
     logits: CudaSlice<f32>,
     network: Network,
     back: Option<Back>,
-}
-
-/// The layers and the maps between them.
-#[derive(Debug)]
-struct Network {
-    packed: Vec<Layer>,
-    input: Map,
-    /// Fine to coarse, the middle last.
-    encoder: Vec<Pair>,
-    down: Vec<Down>,
-    /// Fine to coarse.
-    decoder: Vec<Pair>,
-    up: Vec<Up>,
-    head: Head,
-    /// Moments of the tiles of a convolution.
-    moments: Room,
-}
-
-/// A level's two convolutions.
-#[derive(Debug)]
-struct Pair {
-    /// Where the variables of each begin.
-    at: [usize; 2],
-    convs: [Conv; 2],
-    /// What the second reads.
-    between: Map,
-    /// What comes after the second, where it is no part of the joined maps and not read by the head.
-    behind: Option<Map>,
-}
-
-/// What the way back needs besides.
-#[derive(Debug)]
-struct Back {
-    slopes: CudaSlice<f32>,
-    gradients: CudaSlice<f32>,
-    /// Of each variable.
-    at: Vec<u64>,
-    /// Gradient in what a pair gives, in what its second convolution reads, and in the maxima that the first one reads.
-    behind: Map,
-    between: Map,
-    pooled: Map,
-    /// In the joined maps of each level: the half of the skip waits for the encoder.
-    joined: Vec<Map>,
-    scratch: Scratch,
 }
 
 impl fmt::Debug for Engine {
@@ -135,42 +86,6 @@ fn pointer(name: &str, var: &Var, stream: &Arc<CudaStream>) -> Result<u64> {
     }
 }
 
-/// Gives out the variables' places in their order.
-struct Places<'a> {
-    pointers: &'a [u64],
-    next: usize,
-}
-
-impl Places<'_> {
-    fn take<const COUNT: usize>(&mut self) -> (usize, [u64; COUNT]) {
-        let at = self.next;
-        self.next += COUNT;
-        (at, std::array::from_fn(|k| self.pointers[at + k]))
-    }
-}
-
-fn pair(
-    build: &Builder<'_>,
-    places: &mut Places<'_>,
-    size: Size,
-    inputs: Inputs,
-    outputs: usize,
-    [behind, goes_back]: [bool; 2],
-) -> Result<Pair> {
-    let (first, weights) = places.take::<PER_CONV>();
-    let one = build.conv(size, inputs, outputs, weights, goes_back)?;
-    let (second, weights) = places.take::<PER_CONV>();
-    let two = build.conv(size, Inputs::of(&[outputs]), outputs, weights, true)?;
-    Ok(Pair {
-        at: [first, second],
-        convs: [one, two],
-        between: build.map(size, padded(outputs))?,
-        behind: behind
-            .then(|| build.map(size, padded(outputs)))
-            .transpose()?,
-    })
-}
-
 /// The size of a batch, if the network takes such.
 fn checked(config: &UNetConfig, [n, h, w]: [usize; 3]) -> Result<Size> {
     let multiple = config.size_multiple();
@@ -181,149 +96,6 @@ fn checked(config: &UNetConfig, [n, h, w]: [usize; 3]) -> Result<Size> {
         "U-Net: batches are {n} images of {h}×{w}; expected one image or more, of a height and a width that are multiples \
          of {multiple} (2^depth)"
     )))
-}
-
-impl Network {
-    fn new(build: &Builder<'_>, config: &UNetConfig, size: Size, pointers: &[u64]) -> Result<Self> {
-        let depth = config.depth;
-        let level = |level| (0..level).fold(size, |size: Size, _| size.halved());
-        let channels = |level| config.channels(level);
-        let mut places = Places { pointers, next: 0 };
-        let mut encoder = Vec::new();
-        for at in 0..=depth {
-            let inputs = if at == 0 {
-                config.in_channels
-            } else {
-                channels(at - 1)
-            };
-            let (inputs, ends) = (Inputs::of(&[inputs]), [at == depth, at > 0]);
-            encoder.push(pair(
-                build,
-                &mut places,
-                level(at),
-                inputs,
-                channels(at),
-                ends,
-            )?);
-        }
-        let (mut decoder, mut up) = (Vec::new(), Vec::new());
-        for at in (0..depth).rev() {
-            let (_, weights) = places.take::<PER_PRODUCT>();
-            up.push(build.up(level(at + 1), channels(at + 1), channels(at), weights)?);
-            let (joined, ends) = (Inputs::of(&[channels(at); 2]), [at > 0, true]);
-            decoder.push(pair(
-                build,
-                &mut places,
-                level(at),
-                joined,
-                channels(at),
-                ends,
-            )?);
-        }
-        decoder.reverse();
-        up.reverse();
-        let (_, weights) = places.take::<PER_PRODUCT>();
-        let down = (0..depth).map(|at| build.down(level(at), channels(at)));
-        let convs = || encoder.iter().chain(&decoder).flat_map(|pair| &pair.convs);
-        Ok(Self {
-            packed: convs()
-                .map(Conv::layer)
-                .chain(up.iter().map(Up::layer))
-                .collect(),
-            input: build.map(size, padded(config.in_channels))?,
-            down: down.collect::<Result<_>>()?,
-            head: Head {
-                size,
-                inputs: channels(0),
-                classes: config.classes,
-                weights,
-            },
-            moments: build.moments(convs())?,
-            encoder,
-            decoder,
-            up,
-        })
-    }
-
-    fn convs(&self) -> Vec<&Conv> {
-        let pairs = self.encoder.iter().chain(&self.decoder);
-        pairs.flat_map(|pair| &pair.convs).collect()
-    }
-
-    /// What an encoder's level reads.
-    fn encoder_input(&self, level: usize) -> View {
-        match level {
-            0 => self.input.view(),
-            level => self.down[level - 1].pooled.view(),
-        }
-    }
-
-    /// What the way up to a level reads: what stands behind the decoder's level below, or behind the middle.
-    fn below(&self, level: usize) -> View {
-        let pair = self.decoder.get(level + 1).or(self.encoder.last());
-        let Some(Pair {
-            behind: Some(behind),
-            ..
-        }) = pair
-        else {
-            unreachable!("the middle and every decoder but the finest have maps behind them")
-        };
-        behind.view()
-    }
-
-    /// What the head reads.
-    fn last(&self) -> &Conv {
-        let [_, last] = &self.decoder[0].convs;
-        last
-    }
-}
-
-impl Back {
-    fn new(
-        device: &CudaDevice,
-        build: &Builder<'_>,
-        network: &Network,
-        ranges: &[Range<usize>],
-    ) -> Result<Self> {
-        let convs = network.convs();
-        let count = ranges.last().map_or(0, |last| last.end);
-        let gradients = device.alloc_zeros::<f32>(count)?;
-        let (start, _) = gradients.device_ptr(build.stream);
-        let of = |range: &Range<usize>| start + (range.start * size_of::<f32>()) as u64;
-        // Of any level: those of few channels have more padding.
-        let numbers = |conv: &&Conv| conv.size.pixels() * conv.wide();
-        let most = convs.iter().map(numbers).max().unwrap_or_default();
-        let room = || {
-            build.map(
-                Size {
-                    n: 1,
-                    h: 1,
-                    w: most,
-                },
-                1,
-            )
-        };
-        let joined = |pair: &Pair| {
-            let [first, _] = &pair.convs;
-            build.map(first.size, first.inputs.padded)
-        };
-        let head = network.head;
-        Ok(Self {
-            slopes: device.alloc_zeros::<f32>(head.size.pixels() * head.classes)?,
-            at: ranges.iter().map(of).collect(),
-            gradients,
-            behind: room()?,
-            between: room()?,
-            pooled: room()?,
-            joined: network.decoder.iter().map(joined).collect::<Result<_>>()?,
-            scratch: build.scratch(&convs, &network.up.iter().collect::<Vec<_>>(), head)?,
-        })
-    }
-
-    /// Where the gradients of variables that stand together are.
-    fn of<const COUNT: usize>(&self, at: usize) -> [u64; COUNT] {
-        std::array::from_fn(|k| self.at[at + k])
-    }
 }
 
 impl Engine {

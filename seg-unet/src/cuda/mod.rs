@@ -12,6 +12,7 @@ mod engine;
 mod engines;
 mod kernels;
 mod layers;
+mod network;
 mod operations;
 mod products;
 mod room;
