@@ -103,7 +103,12 @@ fn pair(
 }
 
 impl Network {
-    fn new(build: &Builder<'_>, config: &UNetConfig, size: Size, pointers: &[u64]) -> Result<Self> {
+    pub(super) fn new(
+        build: &Builder<'_>,
+        config: &UNetConfig,
+        size: Size,
+        pointers: &[u64],
+    ) -> Result<Self> {
         let depth = config.depth;
         let level = |level| (0..level).fold(size, |size: Size, _| size.halved());
         let channels = |level| config.channels(level);
