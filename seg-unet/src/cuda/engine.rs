@@ -30,6 +30,9 @@ use crate::{Precision, UNet, UNetConfig, kernels::maps::Size};
 /// in the logits to [`Engine::slopes_mut`], and [`Engine::backward`] makes the gradient of every weight of it. The weights are
 /// read from the network's variables each time. All is put into the device's stream, and nothing waits for it.
 ///
+/// To be recorded as a CUDA graph, a step has to have run once, and the device's tracking by events
+/// ([`CudaDevice::disable_event_tracking`]) has to be off before the network is made.
+///
 /// ```no_run
 /// use candle_core::{Device, Result};
 /// use seg_unet::{Precision, UNet, UNetConfig, cuda::Engine};

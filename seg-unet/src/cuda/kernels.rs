@@ -202,14 +202,15 @@ impl Kernels {
     /// Compiles and loads all kernels; nothing is loaded later, when a graph may be recorded.
     pub(super) fn new(device: &CudaDevice, precision: Precision) -> Result<Self> {
         let stream = device.cuda_stream();
-        let context = stream.context();
-        let capability = context.compute_capability().w()?;
+        let capability = stream.context().compute_capability().w()?;
         let mut functions = HashMap::new();
         for (name, parts, kernels) in SOURCES {
             let ptx = ptx(name, parts, precision, capability)?;
-            let module = context.load_module(ptx.into()).w()?;
+            // The device keeps what it has loaded: the driver compiles it once for all engines.
+            let module = format!("seg-unet {name} {precision}");
             for &kernel in kernels {
-                functions.insert(kernel, module.load_function(kernel).w()?);
+                let function = device.get_or_load_custom_func(kernel, &module, &ptx)?;
+                functions.insert(kernel, function.into_cuda_function());
             }
         }
         Ok(Self {
