@@ -8,7 +8,16 @@ mod no_device;
 mod train;
 mod unet;
 
+use std::{env, process::Command};
+
 use candle_core::Device;
+
+/// The trainer: what Cargo has built beside these tests or, where they were carried to another machine, what `SEG_TRAIN`
+/// names.
+fn seg_train() -> Command {
+    let built = env!("CARGO_BIN_EXE_seg-train-under-test");
+    Command::new(env::var_os("SEG_TRAIN").unwrap_or(built.into()))
+}
 
 /// The device that is tested, with a stream of its own.
 fn gpu() -> Device {

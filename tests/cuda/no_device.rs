@@ -1,14 +1,12 @@
 //! A machine with the driver's library and without a device.
 
-use std::process::Command;
-
 use tempfile::TempDir;
 
 /// One clear line instead of a run. On a machine with a GPU the driver is told to show none.
 #[test]
 fn without_a_device_one_line_says_so() {
     let folder = TempDir::new().unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_seg-train-under-test"))
+    let output = crate::seg_train()
         .args([
             "--loss", "dice", "--data", "phantom", "--out", "run", "--device", "cuda",
         ])

@@ -206,7 +206,7 @@ data.phantom.test = 3
 ";
 
 fn program(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_seg-train-under-test"));
+    let mut command = crate::seg_train();
     command.args(arguments).current_dir(folder);
     command
 }
