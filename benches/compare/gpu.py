@@ -329,7 +329,7 @@ class Losses(Part):
 
 class Steps(Part):
     def measure(self) -> None:
-        sizes = [16] if self.options.smoke else [512] if self.options.quick else [512, 256]
+        sizes = [32] if self.options.smoke else [512] if self.options.quick else [512, 256]
         batches = [1, 2] if self.options.smoke else [1, 8]
         configurations = [(s, b, p) for s in sizes for p in ["bf16", "tf32", "f32"] for b in batches]
         with self.ours() as ours, self.torch() as nhwc, self.torch() as nchw:
