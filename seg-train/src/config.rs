@@ -6,6 +6,7 @@
 mod differences;
 mod layers;
 mod preset;
+mod stages;
 mod unknown;
 
 use std::path::Path;
@@ -17,10 +18,16 @@ use seg_unet::{Precision, UNetConfig};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::layers::{parse, typed};
-pub use self::{differences::Difference, layers::Layers, preset::Preset};
+pub use self::{
+    differences::Difference,
+    layers::Layers,
+    preset::Preset,
+    stages::{FIRST, member_folder},
+};
 use crate::{
     augment::Augment,
     data::{DataConfig, Dataset, Layout},
+    inference::InferenceConfig,
     legible::legible,
     metrics::MetricsConfig,
     open,
@@ -59,6 +66,9 @@ pub struct Experiment {
     pub recipe: Recipe,
     /// How it is measured.
     pub metrics: MetricsConfig,
+    /// How trained weights become probabilities.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub inference: InferenceConfig,
 }
 
 /// How long and with which steps a network is trained. The default is the authors'.
@@ -84,6 +94,25 @@ pub struct Recipe {
     /// The numbers that a GPU computes the network in; the CPU knows f32 alone.
     #[serde(skip_serializing_if = "is_default")]
     pub precision: Precision,
+    /// The number of this network among those of an ensemble ([`InferenceConfig::members`]): each has weights, an order
+    /// of images and an augmentation of its own, and all have one split of the data set.
+    #[serde(skip_serializing_if = "is_default")]
+    pub member: u64,
+    /// Further epochs with another loss, from the best weights of those before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fine_tune: Option<FineTune>,
+}
+
+/// Training that goes on with another loss, such as cross-entropy after Dice (Rousseau et al. 2021).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FineTune {
+    /// The loss, as `dice_losses::LossSpec` reads it.
+    pub loss: String,
+    /// Epochs at most.
+    pub epochs: usize,
+    /// The learning rate of the first of them.
+    pub lr: f64,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -112,6 +141,8 @@ impl Default for Recipe {
             save_every: 0,
             on_nan: OnNan::Stop,
             precision: Precision::F32,
+            member: 0,
+            fine_tune: None,
         }
     }
 }
@@ -212,6 +243,7 @@ impl Experiment {
         }
         self.check_counts()?;
         Sgd::new(&self.recipe.sgd, &[]).context("recipe.sgd")?;
+        self.check_stages()?;
         self.recipe.plateau.check().context("recipe.plateau")?;
         self.recipe.stopping.check().context("recipe.stopping")?;
         self.augment.check().context("augment")?;

@@ -7,9 +7,12 @@ use serde::Serialize;
 
 use crate::{
     batches::{Images, ahead},
-    config::Experiment,
+    config::{Experiment, member_folder},
     data::Dataset,
-    inference::Inference,
+    inference::{
+        Inference, Scaling,
+        scaling::{Fitted, Scored, fit},
+    },
     metrics::{
         Confusion, Evaluation, ImageRow, ImageThresholds, Pixels, ReliabilityBin, Rule, Summary,
         Threshold, ThresholdSweep,
@@ -18,8 +21,9 @@ use crate::{
     raster::Labels,
     report::{examples::Example, table::number},
     resample::resize_labels,
-    run_folder::{EpochLine, RunFolder},
+    run_folder::RunFolder,
     state::Best,
+    threshold::best_epoch,
 };
 
 /// An evaluation counts at the thresholds between this many parts of [0, 1].
@@ -30,6 +34,8 @@ const SWEEP_PARTS: usize = 20;
 pub struct Report {
     /// The loss, every parameter of it.
     pub loss: String,
+    /// The loss by name, and what was done besides ([`Experiment::method`]).
+    pub method: String,
     /// The data set, as `--data` names it.
     pub data: String,
     /// The seed.
@@ -42,7 +48,7 @@ pub struct Report {
     pub epochs: usize,
     /// The epoch whose weights were evaluated: the one with the lowest validation loss.
     pub best_epoch: usize,
-    /// Seconds spent on these epochs.
+    /// Seconds of training, other members of an ensemble and what a fine-tuning went on from included.
     pub training_seconds: f64,
     /// The metrics.
     #[serde(flatten)]
@@ -136,6 +142,7 @@ pub fn evaluate(
     let log = folder.log()?;
     let report = Report {
         loss: experiment.loss.clone(),
+        method: experiment.method()?,
         data: experiment.data.to_string(),
         seed: experiment.seed,
         size: experiment.preprocess.size,
@@ -145,7 +152,7 @@ pub fn evaluate(
             .iter()
             .rfind(|line| line.best)
             .map_or(0, |line| line.epoch),
-        training_seconds: log.iter().map(|line: &EpochLine| line.seconds).sum(),
+        training_seconds: folder.training_seconds()?,
         summary: evaluation.summary(),
         truth: data.noise_floor()?.map(|floor| Truth {
             entropy: mean(&entropies),
@@ -224,12 +231,90 @@ pub fn show(
     shown.iter().map(example).collect()
 }
 
-/// The network with the weights of the best epoch.
+/// What a run predicts with: the weights of its best epoch, those of its ensemble's other members, and the scaling that was
+/// fitted for them.
 ///
 /// # Errors
 ///
 /// When there are none yet, or they are damaged.
 pub fn load(folder: &RunFolder, experiment: &Experiment, device: &Device) -> Result<Inference> {
+    let net = load_unscaled(folder, experiment, device)?;
+    match experiment.inference.scaling {
+        Scaling::None => Ok(net),
+        method => {
+            Ok(net.scaled(Fitted::read(folder, method, experiment.unet.classes)?.scale))
+        }
+    }
+}
+
+/// The same before any scaling.
+fn load_unscaled(
+    folder: &RunFolder,
+    experiment: &Experiment,
+    device: &Device,
+) -> Result<Inference> {
+    let mut unets = vec![best_weights(folder, experiment, device)?];
+    for member in 1..experiment.inference.members {
+        let member = RunFolder::open(&folder.file(&member_folder(member)))?;
+        unets.push(best_weights(&member, experiment, device)?);
+    }
+    Inference::ensemble(unets, experiment.recipe.precision, device)
+}
+
+/// Fits a run's scaling to its validation set and writes it to the folder, where the run has one.
+///
+/// The logits of the whole validation set are held at once: 4 bytes a pixel and class.
+///
+/// # Errors
+///
+/// Those of [`load`] and of [`fit`].
+pub fn fit_scaling(
+    folder: &RunFolder,
+    experiment: &Experiment,
+    data: &Dataset,
+    device: &Device,
+) -> Result<Option<Fitted>> {
+    let method = experiment.inference.scaling;
+    if method == Scaling::None {
+        return Ok(None);
+    }
+    let net = load_unscaled(folder, experiment, device)?;
+    let images = Images::new(data, &experiment.preprocess);
+    let scored = std::thread::scope(|scope| -> Result<Vec<Scored>> {
+        ahead(scope, data.split.val.iter(), |&index| images.get(index))
+            .map(|prepared| {
+                let prepared = prepared?;
+                Ok(Scored {
+                    logits: net.scores(&prepared.image)?,
+                    labels: prepared.labels.data,
+                })
+            })
+            .collect()
+    })?;
+    let (scale, nll_before, nll_after) = fit(method, data.classes, &scored)?;
+    let fitted = Fitted {
+        method,
+        scale,
+        nll_before,
+        nll_after,
+        images: scored.len(),
+        fitted_on: experiment.data.to_string(),
+        epoch: best_epoch(folder)?,
+    };
+    fitted.write(folder)?;
+    Ok(Some(fitted))
+}
+
+/// The network with the weights of the best epoch of one training.
+///
+/// # Errors
+///
+/// When there are none yet, or they are damaged.
+pub fn best_weights(
+    folder: &RunFolder,
+    experiment: &Experiment,
+    device: &Device,
+) -> Result<UNet> {
     let path = folder.file(Best::NAME);
     if !path.is_file() {
         let shown = folder.path().display();
@@ -243,13 +328,12 @@ pub fn load(folder: &RunFolder, experiment: &Experiment, device: &Device) -> Res
         }
     }
     let (file, _) = Best::read(folder, &experiment.unet)?;
-    let unet = UNet::load_bytes(
+    Ok(UNet::load_bytes(
         &experiment.unet,
         &path.display().to_string(),
         file.bytes(),
         device,
-    )?;
-    Ok(Inference::new(unet, experiment.recipe.precision, device))
+    )?)
 }
 
 /// Softmax over dimension 1 of logits `[N, C, H, W]`, as a plain array of the same order.

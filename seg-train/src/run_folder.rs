@@ -1,6 +1,6 @@
 //! A run folder: everything one run leaves behind, under names that never change.
 
-mod data_set;
+pub(crate) mod data_set;
 mod lock;
 mod parts;
 pub mod tables;
@@ -21,7 +21,12 @@ pub use self::{
     lock::{Held, Lock},
     parts::Parts,
 };
-use crate::{config::Experiment, open, state::STATE, store};
+use crate::{
+    config::{Experiment, FIRST, member_folder},
+    open,
+    state::STATE,
+    store,
+};
 
 /// The folder of one run.
 ///
@@ -40,6 +45,8 @@ use crate::{config::Experiment, open, state::STATE, store};
 /// | `reliability.csv` | the foreground's bins over the pixels of the test set ([`ReliabilityBin`]); two classes only |
 /// | `curves.png`, `examples.png` | what the training and the predictions look like |
 /// | `summary.json` | every metric's mean and interval over the test images; the last file written, so a run that has it is done |
+/// | `scaling.toml` | the scaling that was fitted on the validation set, if the run has one ([`Fitted`]) |
+/// | `first/`, `member-1/`, … | the training that fine-tuning went on from, the other networks of an ensemble: run folders |
 /// | `threshold.toml` | the threshold that `seg-train threshold` chose, if it was asked ([`ChosenThreshold`]) |
 ///
 /// The tables are read by [`tables`].
@@ -48,6 +55,7 @@ use crate::{config::Experiment, open, state::STATE, store};
 /// [`ImageThresholds`]: crate::metrics::ImageThresholds
 /// [`ReliabilityBin`]: crate::metrics::ReliabilityBin
 /// [`ChosenThreshold`]: crate::threshold::ChosenThreshold
+/// [`Fitted`]: crate::inference::scaling::Fitted
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunFolder {
     path: PathBuf,
@@ -321,6 +329,27 @@ impl RunFolder {
             .enumerate()
             .map(|(i, line)| line.with_context(|| format!("{}, line {}", path.display(), i + 1)))
             .collect()
+    }
+
+    /// Seconds of all training that the run needed: its own, and that of the runs in its folder.
+    ///
+    /// # Errors
+    ///
+    /// When a log cannot be read.
+    pub fn training_seconds(&self) -> Result<f64> {
+        let mut seconds: f64 = self.log()?.iter().map(|line| line.seconds).sum();
+        let parts = std::iter::once(FIRST.to_owned())
+            .chain((1..).map(member_folder))
+            .map(|name| self.file(&name));
+        // Members are numbered without a gap.
+        for (place, part) in parts.enumerate() {
+            if part.join("run.toml").is_file() {
+                seconds += Self::open(&part)?.training_seconds()?;
+            } else if place > 0 {
+                break;
+            }
+        }
+        Ok(seconds)
     }
 
     /// Refuses a log whose state is gone: to begin anew would be to lose it.

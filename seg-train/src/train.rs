@@ -19,9 +19,9 @@ use seg_unet::UNet;
 use crate::{
     augment::augment,
     batches::{Batch, Images, ahead},
-    config::{Experiment, OnNan},
+    config::{Experiment, FIRST, OnNan},
     data::Dataset,
-    evaluate::probabilities,
+    evaluate::{best_weights, probabilities},
     metrics::{Confusion, EmptyMask, Pixels},
     optim::{Sgd, norm},
     progress::{Progress, shown},
@@ -53,7 +53,8 @@ impl fmt::Display for Diverged {
 
 impl std::error::Error for Diverged {}
 
-/// Trains until the epochs are used up, the validation loss no longer falls, or `stop` is set.
+/// Trains until the epochs are used up, the validation loss no longer falls, or `stop` is set. Where the recipe goes on
+/// from another training, that is done, in the folder [`FIRST`] of this one.
 ///
 /// A folder with a state goes on from there, and ends with the bits of a run that was never interrupted: all randomness
 /// is keyed by epoch and sample, and the state holds weights, momentum and counters exactly.
@@ -67,8 +68,9 @@ pub fn train(
     folder: &RunFolder,
     stop: &AtomicBool,
 ) -> Result<End> {
-    let images = Images::new(data, &experiment.preprocess);
-    let mut run = Run::open(experiment, data, &images, folder)?;
+    let stage = &experiment.last_stage();
+    let images = Images::new(data, &stage.preprocess);
+    let mut run = Run::open(stage, data, &images, folder)?;
     let end = run.go_on(stop);
     run.progress.finish();
     end.map_err(|error| match error.downcast_ref::<Diverged>() {
@@ -110,7 +112,7 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         let recipe = &experiment.recipe;
         let device = experiment.open_device()?;
-        let unet = UNet::new(&experiment.unet, experiment.seed, &device)?;
+        let unet = UNet::new(&experiment.unet, experiment.training_seed(), &device)?;
         let mut sgd = Sgd::new(&recipe.sgd, unet.vars())?;
         let mut position = Position::start(recipe);
         store::remove_parts(folder.path())?;
@@ -128,6 +130,11 @@ impl<'a> Run<'a> {
             folder.cut_log(position.epoch)?;
         } else {
             folder.refuse_log_without_state()?;
+            if recipe.fine_tune.is_some() {
+                let first = RunFolder::open(&folder.file(FIRST))?;
+                let weights = best_weights(&first, experiment, &device)?.tensors();
+                unet.set_tensors(&weights.into_iter().collect())?;
+            }
             State::write(folder, experiment, &position, &unet, &sgd)?;
         }
         #[cfg(feature = "cuda")]
@@ -184,7 +191,7 @@ impl<'a> Run<'a> {
     /// The steps of an epoch that are left, or those of them until `stop` is set.
     fn steps(&mut self, stop: &AtomicBool) -> Result<()> {
         let (images, device) = (self.images, self.device.clone());
-        let Experiment { seed, recipe, .. } = self.experiment;
+        let (seed, recipe) = (self.experiment.training_seed(), &self.experiment.recipe);
         let (settings, classes) = (&self.experiment.augment, self.experiment.unet.classes);
         let (epoch, before) = (self.position.epoch + 1, self.position.begun);
         let started = Instant::now();
@@ -195,7 +202,7 @@ impl<'a> Run<'a> {
             let chunks = order.chunks(recipe.batch).skip(before.steps);
             let batches = ahead(scope, chunks, |chunk| {
                 let augmented = chunk.iter().map(|&index| {
-                    let mut rng = stream(*seed, Purpose::Augment, epoch as u64, index as u64);
+                    let mut rng = stream(seed, Purpose::Augment, epoch as u64, index as u64);
                     Ok(augment(&images.get(index)?, settings, &mut rng))
                 });
                 Batch::gather(&augmented.collect::<Result<Vec<_>>>()?, classes, &device)
@@ -218,7 +225,7 @@ impl<'a> Run<'a> {
     /// The training images in this epoch's order.
     fn order(&self, epoch: usize) -> Vec<usize> {
         let mut order = self.data.split.train.clone();
-        let mut rng = stream(self.experiment.seed, Purpose::Order, epoch as u64, 0);
+        let mut rng = stream(self.experiment.training_seed(), Purpose::Order, epoch as u64, 0);
         order.shuffle(&mut rng);
         order
     }

@@ -16,7 +16,7 @@ use super::{Failure, ResumeArgs, TrainArgs, print, usage};
 use crate::{
     config::{Experiment, is_cuda},
     data::Dataset,
-    evaluate::{Evaluated, evaluate, load, show},
+    evaluate::{Evaluated, evaluate, fit_scaling, load, show},
     report::{compare, curves, examples},
     run_folder::{
         Lock, Record, RunFolder, Runs, first_free, refuse_taken, refuse_taken_by_several,
@@ -24,7 +24,7 @@ use crate::{
     },
     say::say,
     store,
-    study::plan::is_same,
+    study::plan::{adopt, is_same},
     train::{End, train},
 };
 
@@ -179,7 +179,7 @@ pub(super) fn bring_to_end(
         decode_test_images(&data)?;
         (begin_holding(path, experiment, &data, held)?, data)
     };
-    train_and_evaluate(&folder, experiment, &data, path, held)?;
+    train_and_evaluate(&folder, experiment, &data, path, path.parent(), held)?;
     Ok(())
 }
 
@@ -273,7 +273,7 @@ fn single(
     data: &Dataset,
     held: &Lock,
 ) -> Result<(), Failure> {
-    let evaluated = train_and_evaluate(folder, experiment, data, folder.path(), held)?;
+    let evaluated = train_and_evaluate(folder, experiment, data, folder.path(), None, held)?;
     print(&format!(
         "\n{}\n{}{}\n",
         heading(&evaluated),
@@ -289,7 +289,7 @@ fn several(out: &Path, names: &[String], data: &Dataset) -> Result<(), Failure> 
         let (folder, held) = take(&out.join(name))?;
         let experiment = folder.experiment()?;
         eprintln!("{}", experiment.loss);
-        let evaluated = train_and_evaluate(&folder, &experiment, data, out, &held)?;
+        let evaluated = train_and_evaluate(&folder, &experiment, data, out, None, &held)?;
         print(&format!(
             "\n{}\n{}{}\n",
             heading(&evaluated),
@@ -326,25 +326,29 @@ fn picture_comparison(out: &Path, runs: &[(String, Evaluated)], data: &Dataset) 
     examples::save_comparison(&columns, &title, &out.join("comparison.png"))
 }
 
-/// Trains to the end, then writes everything a finished run has. `whole` is the folder to resume; the lock is asked for
-/// because nobody may do this without it.
+/// Trains to the end, then writes everything a finished run has. `whole` is the folder to resume, `beside` that of the
+/// runs of a grid, which may hold the same training; the lock is asked for because nobody may do this without it.
 fn train_and_evaluate(
     folder: &RunFolder,
     experiment: &Experiment,
     data: &Dataset,
     whole: &Path,
+    beside: Option<&Path>,
     _held: &Lock,
 ) -> Result<Evaluated, Failure> {
+    train_parts(folder, experiment, data, whole, beside)?;
+    adopt(folder, experiment, beside)?;
     let end = train(experiment, data, folder, &STOP);
     let drawn = draw_curves(folder, experiment, data);
     if let End::Stopped(position) = end? {
-        return Err(Failure::Stopped(format!(
-            "stopped after {position}; go on with: seg-train resume {}",
-            whole.display()
-        )));
+        return Err(stopped(&position, whole));
     }
     let evaluated = drawn
-        .and_then(|()| evaluate(folder, experiment, data, None, &experiment.open_device()?))
+        .and_then(|()| {
+            let device = experiment.open_device()?;
+            fit_scaling(folder, experiment, data, &device)?;
+            evaluate(folder, experiment, data, None, &device)
+        })
         .and_then(|evaluated| {
             write_evaluation(&evaluated, folder.path())?;
             Ok(evaluated)
@@ -355,6 +359,41 @@ fn train_and_evaluate(
             whole.display()
         )
     })?)
+}
+
+/// Trains what the run's own training needs beside or before it, each in a folder of its own within the run's. One that
+/// was broken off goes on.
+fn train_parts(
+    folder: &RunFolder,
+    experiment: &Experiment,
+    data: &Dataset,
+    whole: &Path,
+    beside: Option<&Path>,
+) -> Result<(), Failure> {
+    for (name, part) in experiment.parts() {
+        let path = folder.file(&name);
+        let held = Lock::take(&path)?;
+        let inner = if path.join("run.toml").is_file() {
+            RunFolder::open(&path)?
+        } else {
+            begin_holding(&path, &part, data, &held)?
+        };
+        train_parts(&inner, &part, data, whole, beside)?;
+        adopt(&inner, &part, beside)?;
+        say(&format!("{}: {}", path.display(), part.method()?));
+        if let End::Stopped(position) = train(&part, data, &inner, &STOP)? {
+            return Err(stopped(&format!("{position} of {name}"), whole));
+        }
+    }
+    Ok(())
+}
+
+/// How a run ends that was asked to stop.
+fn stopped(position: &str, whole: &Path) -> Failure {
+    Failure::Stopped(format!(
+        "stopped after {position}; go on with: seg-train resume {}",
+        whole.display()
+    ))
 }
 
 fn draw_curves(folder: &RunFolder, experiment: &Experiment, data: &Dataset) -> Result<()> {

@@ -9,6 +9,7 @@ use super::{Experiment, Recipe};
 use crate::{
     augment::Augment,
     data::{DataConfig, Layout},
+    inference::InferenceConfig,
     metrics::MetricsConfig,
     preprocess::{Interpolation, Preprocess},
     schedule::{EarlyStoppingConfig, ReduceLrOnPlateauConfig},
@@ -61,6 +62,7 @@ impl Preset {
             },
             recipe: Recipe::default(),
             metrics: MetricsConfig::default(),
+            inference: InferenceConfig::default(),
             data: DataConfig {
                 // In full, so that run.toml says what the images were.
                 phantom: is_phantom.then(|| data.phantom.clone().unwrap_or_default()),

@@ -31,8 +31,12 @@ fn is_optional(base: &Table, layer: &Table, key: &str) -> bool {
     };
     let mut place = &mut table;
     for part in path.split('.') {
-        match place.get_mut(part) {
-            Some(Value::Table(inner)) => place = inner,
+        // A table of optional keys may be absent as a whole.
+        let inner = place
+            .entry(part)
+            .or_insert_with(|| Value::Table(Table::new()));
+        match inner {
+            Value::Table(inner) => place = inner,
             _ => return false,
         }
     }

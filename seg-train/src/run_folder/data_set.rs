@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The lengths and checksums of a data set's files; there is none where images are generated.
-pub(super) const FILES: &str = "files.json";
+pub(crate) const FILES: &str = "files.json";
 
 impl RunFolder {
     /// Writes what a data set is, by [`Dataset::bind`] as well.

@@ -171,10 +171,9 @@ pub fn can_be_decided(images: usize, family: usize) -> bool {
 
 /// Reads one column of [`ImageRow`]; none for a name that is no column.
 pub fn column(name: &str) -> Option<fn(&ImageRow) -> Option<f64>> {
-    ImageRow::COLUMNS
-        .iter()
+    ImageRow::columns()
         .find(|(column, _)| *column == name)
-        .map(|(_, read)| *read)
+        .map(|(_, read)| read)
 }
 
 #[cfg(test)]

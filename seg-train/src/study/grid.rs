@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use super::claim::Claim;
-use crate::config::{parse, typed};
+use crate::{
+    config::{parse, typed},
+    metrics::ImageRow,
+};
 
 /// A grid, as a file of `configs/` or a user's own holds it.
 ///
@@ -58,6 +61,9 @@ pub struct Grid {
     /// For data sets that the paper does not have: the one whose numbers stand beside theirs.
     #[serde(default)]
     pub stand_in: BTreeMap<String, String>,
+    /// The metrics of its tables and tests; none named: those of the paper's tables.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
     /// The paper's own numbers.
     #[serde(default)]
     pub numbers: Vec<Numbers>,
@@ -86,14 +92,32 @@ pub enum Show {
     Thresholds,
 }
 
-/// A loss and what it is called in the report.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A loss, what is done besides, and what that is called in the report: a row of a table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "EntryText")]
 pub struct Entry {
     /// The loss, as `dice_losses::LossSpec` reads it.
     pub loss: String,
     /// Its name in tables and figures.
     pub name: String,
+    /// Keys of the experiment for this row alone, such as a scaling.
+    #[serde(default, skip_serializing_if = "Table::is_empty")]
+    pub set: Table,
+}
+
+impl Entry {
+    /// The keys that its runs set, as `--set` takes them.
+    pub fn assignments(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        flatten("", &self.set, &mut all);
+        all
+    }
+
+    /// Loss and keys in one text, the same however the loss is spelt.
+    fn in_full(&self) -> Result<String> {
+        let all = [vec![in_full(&self.loss)?], self.assignments()].concat();
+        Ok(all.join(" "))
+    }
 }
 
 /// In a file a loss may be a word alone.
@@ -101,7 +125,12 @@ pub struct Entry {
 #[serde(untagged)]
 enum EntryText {
     Loss(String),
-    Named { loss: String, name: String },
+    Named {
+        loss: String,
+        name: String,
+        #[serde(default)]
+        set: Table,
+    },
 }
 
 impl From<EntryText> for Entry {
@@ -110,8 +139,9 @@ impl From<EntryText> for Entry {
             EntryText::Loss(loss) => Self {
                 name: loss.clone(),
                 loss,
+                set: Table::new(),
             },
-            EntryText::Named { loss, name } => Self { loss, name },
+            EntryText::Named { loss, name, set } => Self { loss, name, set },
         }
     }
 }
@@ -178,6 +208,9 @@ pub struct Scale {
     pub stand_in: Option<BTreeMap<String, String>>,
 }
 
+/// The columns of a table of the paper, with both NLLs: the paper's first, the proper one beside it.
+pub(crate) const PAPERS: [&str; 5] = ["nll_foreground", "nll", "brier", "dice", "jaccard"];
+
 fn first_seed() -> Vec<u64> {
     vec![0]
 }
@@ -205,8 +238,11 @@ impl Grid {
 
     fn check(&self) -> Result<()> {
         let mut seen = BTreeMap::new();
-        for Entry { loss, .. } in &self.losses {
-            let full = in_full(loss).with_context(|| format!("the loss `{loss}`"))?;
+        for entry in &self.losses {
+            let loss = &entry.loss;
+            let full = entry
+                .in_full()
+                .with_context(|| format!("the loss `{loss}`"))?;
             if let Some(other) = seen.insert(full, loss) {
                 bail!(
                     "the losses `{other}` and `{loss}` are the same; name each loss of a grid once"
@@ -223,7 +259,9 @@ impl Grid {
             bail!("two losses are called {name}; give each a name of its own");
         }
         for claim in &self.claims {
-            if in_full(&claim.loss)? == in_full(&claim.than)? {
+            if self.position(&claim.loss).is_some()
+                && self.position(&claim.loss) == self.position(&claim.than)
+            {
                 bail!(
                     "a claim compares {} with itself; name two losses",
                     claim.loss
@@ -234,14 +272,22 @@ impl Grid {
             self.settings
                 .iter()
                 .map(|(name, table)| (format!("settings.{name}"), table)),
+        )
+        .chain(
+            self.losses
+                .iter()
+                .map(|entry| (format!("{}'s set", entry.name), &entry.set)),
         ) {
             let mut keys = Vec::new();
             flatten("", table, &mut keys);
             refuse_axes(&place, &keys)?;
         }
         let known = |loss: &str| -> Result<()> {
-            if seen.contains_key(&in_full(loss)?) {
+            if self.position(loss).is_some() {
                 return Ok(());
+            }
+            if !self.losses.iter().any(|entry| entry.name == loss) {
+                in_full(loss)?;
             }
             bail!("`{loss}` is none of the grid's losses; name it under losses too")
         };
@@ -265,6 +311,13 @@ impl Grid {
             .chain(&self.base)
         {
             known(loss)?;
+        }
+        let known_columns: Vec<&str> = ImageRow::columns().map(|(name, _)| name).collect();
+        if let Some(odd) = self.columns.iter().find(|name| !known_columns.contains(&&name[..])) {
+            bail!(
+                "columns names `{odd}`, which is no metric of an image; known are {}",
+                known_columns.join(", ")
+            );
         }
         for (axis, empty) in [
             ("data", self.data.is_empty()),
@@ -299,9 +352,10 @@ impl Grid {
             return self;
         };
         if let Some(losses) = losses {
-            let kept: Vec<_> = losses.iter().flat_map(|loss| in_full(loss)).collect();
+            let kept: Vec<usize> = losses.iter().flat_map(|loss| self.position(loss)).collect();
+            let mut place = 0..;
             self.losses
-                .retain(|entry| in_full(&entry.loss).is_ok_and(|loss| kept.contains(&loss)));
+                .retain(|_| place.next().is_some_and(|place| kept.contains(&place)));
         }
         self.data = data.unwrap_or(self.data);
         self.seeds = seeds.unwrap_or(self.seeds);
@@ -341,12 +395,37 @@ impl Grid {
         }
     }
 
-    /// The number of a loss in the grid, however it is spelt.
+    /// The number of a row in the grid, by its name, or by its loss, however that is spelt, where nothing is done besides.
     pub fn position(&self, loss: &str) -> Option<usize> {
-        let full = in_full(loss).ok()?;
-        self.losses
-            .iter()
-            .position(|entry| in_full(&entry.loss).is_ok_and(|loss| loss == full))
+        let by_name = self.losses.iter().position(|entry| entry.name == loss);
+        by_name.or_else(|| {
+            let full = in_full(loss).ok()?;
+            self.losses
+                .iter()
+                .position(|entry| entry.in_full().is_ok_and(|loss| loss == full))
+        })
+    }
+
+    /// The columns of its tables.
+    pub fn shown_columns(&self) -> Vec<&'static str> {
+        match &self.columns[..] {
+            [] => PAPERS.to_vec(),
+            named => ImageRow::columns()
+                .map(|(name, _)| name)
+                .filter(|name| named.iter().any(|wanted| wanted == name))
+                .collect(),
+        }
+    }
+
+    /// The columns that something is tested by: those of its tables and of its claims.
+    pub fn tested_columns(&self) -> Vec<&'static str> {
+        let mut all = self.shown_columns();
+        for column in self.claims.iter().flat_map(|claim| claim.metric.columns()) {
+            if !all.contains(column) {
+                all.push(column);
+            }
+        }
+        all
     }
 }
 

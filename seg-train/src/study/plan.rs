@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -11,12 +12,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     grid::Grid,
+    queue::DONE,
     sources::{Missing, Sources},
 };
 use crate::{
     config::{Experiment, Layers, Preset},
     data::Dataset,
-    open, store,
+    open,
+    run_folder::{Parts, RunFolder, data_set::FILES},
+    state::{Best, STATE},
+    store,
 };
 
 /// What is to be run and reported; in its folder it is `plan.json`.
@@ -126,8 +131,10 @@ impl Plan {
                 .with_context(|| format!("the grid {name}"))?;
             plan.grids.push(PlannedGrid { name, grid, cells });
         }
-        // Stable: within a rank of seeds the order of the grids stays.
-        ranked.sort_by_key(|(rank, _)| *rank);
+        // Stable: within a rank of seeds the order of the grids stays, but that what is made of another run's training comes
+        // after it.
+        let shares = |run: &PlannedRun| run.experiment.training() != run.experiment;
+        ranked.sort_by_key(|(rank, run)| (*rank, shares(run)));
         plan.runs = ranked.into_iter().map(|(_, run)| run).collect();
         Ok(plan)
     }
@@ -169,7 +176,12 @@ impl Plan {
                             seed: Some(seed),
                             device: wishes.device.clone(),
                             precision: wishes.precision,
-                            set: [grid.assignments(setting), wishes.set.clone()].concat(),
+                            set: [
+                                grid.assignments(setting),
+                                entry.assignments(),
+                                wishes.set.clone(),
+                            ]
+                            .concat(),
                             ..Layers::default()
                         };
                         let mut experiment = layers.resolve(Some(&entry.loss))?;
@@ -278,6 +290,37 @@ fn anywhere(experiment: &Experiment) -> Experiment {
 /// Whether two experiments are the same wherever the data set lies.
 pub fn is_same(one: &Experiment, other: &Experiment) -> bool {
     anywhere(one) == anywhere(other)
+}
+
+/// Takes over the training of another run of the grid, where one has been made from the same experiment: runs that differ in
+/// what becomes of their weights alone, such as a scaling, share it, and its bits are those that training anew would give.
+///
+/// # Errors
+///
+/// When a file cannot be read or written.
+pub fn adopt(folder: &RunFolder, experiment: &Experiment, beside: Option<&Path>) -> Result<()> {
+    let training = experiment.training();
+    let Some(other) = beside
+        .map(|runs| Ok::<_, anyhow::Error>(runs.join(name(&training)?)))
+        .transpose()?
+    else {
+        return Ok(());
+    };
+    // The state is written last: with it a training has been taken over whole, or was begun here.
+    if folder.file(STATE).exists() || other == folder.path() || !other.join(DONE).is_file() {
+        return Ok(());
+    }
+    let other = RunFolder::open(&other)?;
+    let unchanged = is_same(&other.experiment()?, &training)
+        && Parts::read(&other)? == Parts::read(folder)?
+        && open::record(&other.file(FILES)).ok() == open::record(&folder.file(FILES)).ok();
+    if !unchanged {
+        return Ok(());
+    }
+    for file in [Best::NAME, "log.jsonl", STATE] {
+        folder.write(file, &fs::read(other.file(file))?)?;
+    }
+    Ok(())
 }
 
 /// The name of a run's folder: data set, loss, seed, and eight digits that differ where anything else of the experiment

@@ -27,7 +27,7 @@ pub const LOCKED: u8 = 3;
 const HELD: &str = "another process works on it; wait for that, or end it";
 
 /// The file that is written last when a run is done.
-const DONE: &str = "summary.json";
+pub(super) const DONE: &str = "summary.json";
 
 /// Whether a run has been trained and evaluated.
 pub fn is_done(out: &Path, run: &str) -> bool {

@@ -263,7 +263,7 @@ fn tally(all: &[(String, Vec<Decided>)], of_paper: bool) -> Option<Table> {
     let mut rows = Vec::new();
     for (heading, decided) in all {
         let mut first = true;
-        for column in differences::COLUMNS {
+        for column in PAPERS {
             let of_column = || decided.iter().filter(|claim| claim.column == column);
             if of_column().next().is_none() {
                 continue;

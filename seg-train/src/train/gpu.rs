@@ -50,7 +50,7 @@ impl Run<'_> {
     /// As [`steps`](Run::steps): those of an epoch that are left, or those until `stop` is set.
     pub(super) fn launch_steps(&mut self, stop: &AtomicBool) -> Result<()> {
         let images = self.images;
-        let Experiment { seed, recipe, .. } = self.experiment;
+        let (seed, recipe) = (self.experiment.training_seed(), &self.experiment.recipe);
         let settings = &self.experiment.augment;
         let (epoch, before) = (self.position.epoch + 1, self.position.begun);
         let started = Instant::now();
@@ -65,7 +65,7 @@ impl Run<'_> {
             let chunks = order.chunks(recipe.batch).skip(before.steps);
             let batches = ahead_on(threads(), scope, chunks, move |chunk| {
                 let augmented = chunk.iter().map(|&index| {
-                    let mut rng = stream(*seed, Purpose::Augment, epoch as u64, index as u64);
+                    let mut rng = stream(seed, Purpose::Augment, epoch as u64, index as u64);
                     Ok(augment(&images.get(index)?, settings, &mut rng))
                 });
                 pool.gather(&augmented.collect::<Result<Vec<_>>>()?)

@@ -13,9 +13,6 @@ use crate::{
     },
 };
 
-/// The columns of a table of the paper, with both NLLs: the paper's first, the proper one beside it.
-pub(super) const COLUMNS: [&str; 5] = ["nll_foreground", "nll", "brier", "dice", "jaccard"];
-
 /// What a comparison is of: data set, setting, the two losses by their numbers, column.
 pub(super) type Key = (String, Option<String>, usize, usize, &'static str);
 
@@ -54,7 +51,7 @@ impl Differences {
                 let Some(base_group) = groups.iter().find(same) else {
                     continue;
                 };
-                for name in COLUMNS {
+                for name in grid.tested_columns() {
                     let Some(read) = column(name) else { continue };
                     let (x, y) = group.pairs(base_group, read);
                     if let Some(difference) = Difference::of(&x, &y)? {

@@ -637,7 +637,7 @@ fn pooled(grid: &Grid, group: &Group<'_>) -> Option<Bins> {
 /// The claims' mean differences as forest plots, one a metric.
 pub(super) fn forests(planned: &PlannedGrid, decided: &[super::tables::Decided]) -> Option<Block> {
     let mut plots = Vec::new();
-    for column in super::differences::COLUMNS {
+    for column in PAPERS {
         let mut last = "";
         let rows: Vec<Estimate> = decided
             .iter()

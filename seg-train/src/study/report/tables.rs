@@ -1,7 +1,7 @@
 //! The tables of a grid: means beside the paper's, comparisons, claims.
 
 use super::{
-    differences::{COLUMNS, Differences},
+    differences::Differences,
     results::{Group, Progress, Results, mean, mean_and_interval},
 };
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     study::{
         Grid, Plan,
         claim::{Claim, Relation, SIGNIFICANT, Verdict, can_be_decided, column},
-        grid::Numbers,
+        grid::{Entry, Numbers},
         plan::PlannedGrid,
     },
 };
@@ -37,6 +37,16 @@ pub(super) fn metric(column: &str) -> &str {
         "brier" => "Brier",
         "dice" => "Dice",
         "jaccard" => "Jaccard",
+        "ece" => "ECE",
+        "ace" => "ACE (equal mass)",
+        "excess_nll" => "Excess NLL",
+        "ece_boundary" => "ECE at boundaries",
+        "volume_bias" => "Volume bias",
+        "ece_truth" => "ECE against q",
+        "truth_distance" => "Mean |p − q|",
+        "hd95" => "HD95",
+        "assd" => "ASSD",
+        "nsd" => "NSD",
         other => other,
     }
 }
@@ -128,7 +138,8 @@ pub(super) fn means(
         Column::left("From"),
         Column::right("Images"),
     ];
-    columns.extend(COLUMNS.map(|name| Column::stacked(heading(name))));
+    let shown = grid.shown_columns();
+    columns.extend(shown.iter().map(|name| Column::stacked(heading(name))));
     columns.push(Column::left("Recipe"));
     let width = columns.len();
     let mut rows = Vec::new();
@@ -147,7 +158,7 @@ pub(super) fn means(
                 Cell::new("here"),
                 Cell::default(),
             ];
-            cells.extend(COLUMNS.map(|_| Cell::default().kind(Kind::NotRun)));
+            cells.extend(shown.iter().map(|_| Cell::default().kind(Kind::NotRun)));
             cells.push(Cell::new(why));
             rows.push(Row::of(cells).group());
             continue;
@@ -223,7 +234,7 @@ fn ours(
     }
     let mut images = 0;
     let mut numbers = Vec::new();
-    for name in COLUMNS {
+    for name in grid.shown_columns() {
         let values_of = |group: &Group<'_>| -> Vec<f64> {
             column(name).map_or_else(Vec::new, |read| group.column(read))
         };
@@ -295,7 +306,7 @@ fn theirs(grid: &Grid, group: &Group<'_>, paper: &Numbers) -> Vec<Cell> {
         }),
         Cell::default(),
     ];
-    cells.extend(COLUMNS.map(|name| {
+    cells.extend(grid.shown_columns().into_iter().map(|name| {
         paper
             .of(name)
             .map_or_else(Cell::default, |[mean, low, high]| {
@@ -306,6 +317,15 @@ fn theirs(grid: &Grid, group: &Group<'_>, paper: &Numbers) -> Vec<Cell> {
     cells
 }
 
+/// A row of a grid for other programs: its loss alone, or its name where something is done besides.
+fn full_name(entry: &Entry) -> String {
+    if entry.set.is_empty() {
+        entry.loss.clone()
+    } else {
+        entry.name.clone()
+    }
+}
+
 /// Every number of the table of means to its last digit, all metrics, with all three intervals: for other programs.
 pub(super) fn values(planned: &PlannedGrid, groups: &[Group<'_>]) -> String {
     let mut text = String::from(
@@ -313,7 +333,7 @@ pub(super) fn values(planned: &PlannedGrid, groups: &[Group<'_>]) -> String {
     );
     let mut writer = csv::Writer::from_writer(Vec::new());
     for group in groups {
-        for (name, read) in ImageRow::COLUMNS {
+        for (name, read) in ImageRow::columns() {
             let values = group.column(read);
             if values.is_empty() {
                 continue;
@@ -324,7 +344,7 @@ pub(super) fn values(planned: &PlannedGrid, groups: &[Group<'_>]) -> String {
             let paper = numbers(&planned.grid, group).and_then(|row| row.of(name));
             let mut record = vec![
                 group.data.to_owned(),
-                planned.grid.losses[group.loss].loss.clone(),
+                full_name(&planned.grid.losses[group.loss]),
                 group.setting.unwrap_or_default().to_owned(),
                 name.to_owned(),
                 values.len().to_string(),
@@ -365,7 +385,7 @@ pub(super) fn comparisons(
     for group in groups {
         for base in 0..grid.losses.len() {
             let mut first = true;
-            for name in COLUMNS {
+            for name in grid.tested_columns() {
                 let Some(tested) = differences.get(group, base, name) else {
                     continue;
                 };
