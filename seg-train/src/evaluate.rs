@@ -17,7 +17,7 @@ use crate::{
         Confusion, Evaluation, ImageRow, ImageThresholds, Pixels, ReliabilityBin, Rule, Summary,
         Threshold, ThresholdSweep,
     },
-    phantom::entropy,
+    phantom::{self, entropy, most_probable},
     raster::Labels,
     report::{examples::Example, table::number},
     resample::resize_labels,
@@ -62,8 +62,8 @@ pub struct Report {
 pub struct Truth {
     /// Mean entropy of the labels given the true probability: the expected NLL of a model that knows it.
     pub entropy: f64,
-    /// Mean Dice of the true probabilities themselves, foreground where they are above ½: labels are drawn from them, so
-    /// not even they hit every pixel.
+    /// Mean Dice of the true probabilities themselves, over images and classes of the foreground, each pixel of its most
+    /// probable class: labels are drawn from them, so not even they hit every pixel.
     pub dice: f64,
     /// The excess NLL that the image's noise leaves to the best estimator is at most this.
     pub noise_floor: f64,
@@ -131,10 +131,12 @@ pub fn evaluate(
                 thresholds.push(sweep.image(&sample.id, &p, size, &sample.labels)?);
             }
             if let Some(q) = prepared.truth.as_deref() {
-                entropies.push(entropy(q));
-                let best: Vec<u8> = q.iter().map(|&q| u8::from(q > 0.5)).collect();
-                let counts = Confusion::of_labels(&best, &prepared.labels.data, 1)?;
-                dices.extend(counts.dice(experiment.metrics.empty));
+                entropies.push(entropy(q, data.classes));
+                let best = most_probable(q, data.classes);
+                for class in 1..data.classes {
+                    let counts = Confusion::of_labels(&best, &prepared.labels.data, class as u8)?;
+                    dices.extend(counts.dice(experiment.metrics.empty));
+                }
             }
         }
         Ok(())
@@ -224,7 +226,9 @@ pub fn show(
             probability: foreground(&p, data.classes),
             image: prepared.image,
             labels: prepared.labels,
-            truth: prepared.truth,
+            truth: prepared
+                .truth
+                .map(|q| phantom::foreground(&q, data.classes)),
             threshold: threshold.unwrap_or(0.5) as f32,
         })
     };

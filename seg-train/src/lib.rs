@@ -8,6 +8,7 @@ pub mod batches;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
+pub mod corrupt;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod data;

@@ -40,11 +40,11 @@ pub struct Prepared {
     pub image: Image,
     /// A class number a pixel.
     pub labels: Labels,
-    /// The true foreground probability a pixel, where it is known.
+    /// The true probability of every class but the background a pixel, planar `[classes − 1, pixels]`, where it is known.
     pub truth: Option<Vec<f32>>,
 }
 
-/// Resizes a sample (labels by nearest neighbour, the true probability linearly) and normalises its image.
+/// Resizes a sample (labels by nearest neighbour, the true probabilities linearly) and normalises its image.
 ///
 /// A sample that has the size already is not resampled.
 ///
@@ -61,7 +61,10 @@ pub fn prepare(sample: &Sample, preprocess: &Preprocess) -> Result<Prepared> {
     let agree = image.data.len() == image.channels * pixels
         && (labels.height, labels.width) == (image.height, image.width)
         && labels.data.len() == pixels
-        && truth.as_ref().is_none_or(|truth| truth.len() == pixels);
+        && pixels > 0
+        && truth
+            .as_ref()
+            .is_none_or(|truth| !truth.is_empty() && truth.len() % pixels == 0);
     if !agree || image.data.is_empty() {
         bail!(
             "the sample {id} is not whole: image, labels and truth must have one size of at least one pixel"
@@ -69,13 +72,13 @@ pub fn prepare(sample: &Sample, preprocess: &Preprocess) -> Result<Prepared> {
     }
     let image = prepare_image(image, preprocess)?;
     let truth = truth.as_ref().map(|truth| {
-        let plane = Image {
-            channels: 1,
+        let planes = Image {
+            channels: truth.len() / pixels,
             height: labels.height,
             width: labels.width,
             data: truth.clone(),
         };
-        resize(&plane, preprocess.size, Interpolation::Bilinear).data
+        resize(&planes, preprocess.size, Interpolation::Bilinear).data
     });
     Ok(Prepared {
         id: id.clone(),
@@ -240,6 +243,27 @@ mod tests {
             (8, 3, 24)
         );
         assert_eq!(other.truth.unwrap().len(), 24);
+    }
+
+    #[test]
+    fn every_plane_of_the_truth_is_resized_by_itself() {
+        let mut sample = sample(1, 4, 6, |i| i as f32);
+        let first = sample.truth.clone().unwrap();
+        let second: Vec<f32> = first.iter().map(|q| 1.0 - q).collect();
+        let preprocess = Preprocess {
+            size: [8, 3],
+            ..Preprocess::default()
+        };
+        let alone = |truth: &[f32]| {
+            let one = Sample {
+                truth: Some(truth.to_vec()),
+                ..sample.clone()
+            };
+            prepare(&one, &preprocess).unwrap().truth.unwrap()
+        };
+        let expected = [alone(&first), alone(&second)].concat();
+        sample.truth = Some([first, second].concat());
+        assert_eq!(prepare(&sample, &preprocess).unwrap().truth, Some(expected));
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub enum Purpose {
     Phantom = 5,
     /// Drawing values again from a sample; the sample number is that of the resample.
     Bootstrap = 6,
+    /// The corruption of one image; the epoch number is that of the corruption.
+    Corrupt = 8,
 }
 
 /// The stream for one purpose in one epoch for one sample (zero where there is none).

@@ -35,7 +35,12 @@ pub(super) fn warp(
             let pixel = nearest(place, height, width);
             result.labels.data[i] = pixel.map_or(outside, |at| source.labels.data[at]);
             if let (Some(truth), Some(moved)) = (&source.truth, &mut result.truth) {
-                moved[i] = pixel.map_or(0.0, |_| probability_at(truth, place, height, width));
+                for (plane, moved) in truth
+                    .chunks_exact(pixels)
+                    .zip(moved.chunks_exact_mut(pixels))
+                {
+                    moved[i] = pixel.map_or(0.0, |_| probability_at(plane, place, height, width));
+                }
             }
         }
     }

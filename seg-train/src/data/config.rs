@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 use anyhow::{Context, Error, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::{kinds::Kind, mask::MaskValues};
+use super::{kinds::Kind, mask::MaskValues, nuclei::NucleusLabels, stain::Stain};
 use crate::phantom::PhantomConfig;
 
 /// A data set, how its files are read, and the options of `folder`.
@@ -44,9 +44,19 @@ pub struct DataConfig {
     pub max_pixels: u64,
     /// Whether a link among the files may lead out of the data set's folder.
     pub follow_links: bool,
+    /// `dsb2018` only: the images of one stain. Default: all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stain: Option<Stain>,
+    /// `dsb2018` only: two classes, or the boundary of a nucleus as a third.
+    #[serde(skip_serializing_if = "is_default")]
+    pub labels: NucleusLabels,
     /// `phantom` only: what its images look like. Default: [`PhantomConfig::default`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phantom: Option<PhantomConfig>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// The default of [`DataConfig::max_pixels`], 2²⁵: the largest image of the data sets known here has 30.4 million.
@@ -64,6 +74,8 @@ impl Default for DataConfig {
             patient_until: None,
             max_pixels: MAX_PIXELS,
             follow_links: false,
+            stain: None,
+            labels: NucleusLabels::Union,
             phantom: None,
         }
     }
@@ -111,10 +123,16 @@ impl DataConfig {
             kind: *kind,
             path: self.path.clone(),
             phantom: self.phantom.clone(),
+            stain: self.stain,
+            labels: self.labels,
             max_pixels: self.max_pixels,
             follow_links: self.follow_links,
             ..Self::default()
         };
+        if (self.stain, self.labels) != (None, NucleusLabels::Union) && kind.row().name != "dsb2018"
+        {
+            bail!("stain and labels are options of the data set dsb2018, not of {kind}");
+        }
         if kind.row().name != "folder" && *self != plain {
             bail!(
                 "channels, mask, classes, mask_suffix and patient_until are options of the data set folder, not of {kind}"
@@ -230,6 +248,28 @@ mod tests {
     }
 
     #[test]
+    fn the_options_of_dsb2018_come_back_and_are_left_out_unless_set() {
+        let plain: DataConfig = "dsb2018:/x".parse().unwrap();
+        let text = toml::to_string(&plain).unwrap();
+        assert!(
+            !text.contains("stain") && !text.contains("labels"),
+            "{text}"
+        );
+        let config = DataConfig {
+            stain: Some(Stain::Other),
+            labels: NucleusLabels::Boundary,
+            ..plain
+        };
+        let text = toml::to_string(&config).unwrap();
+        for line in ["stain = \"other\"", "labels = \"boundary\""] {
+            assert!(text.contains(line), "{text}");
+        }
+        let back: DataConfig = toml::from_str(&text).unwrap();
+        assert!(back.check().is_ok());
+        assert_eq!(back, config);
+    }
+
+    #[test]
     fn options_that_do_not_fit_are_refused() {
         let folder: DataConfig = "folder:/x".parse().unwrap();
         for (config, sentence) in [
@@ -262,6 +302,20 @@ mod tests {
                     ..folder.clone()
                 },
                 "channels, mask, classes, mask_suffix and patient_until are options of the data set folder, not of drive",
+            ),
+            (
+                DataConfig {
+                    stain: Some(Stain::Other),
+                    ..folder.clone()
+                },
+                "stain and labels are options of the data set dsb2018, not of folder",
+            ),
+            (
+                DataConfig {
+                    labels: NucleusLabels::Boundary,
+                    ..DataConfig::default()
+                },
+                "stain and labels are options of the data set dsb2018, not of phantom",
             ),
             (
                 DataConfig {

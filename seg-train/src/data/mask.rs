@@ -2,7 +2,8 @@
 //!
 //! A binary mask's foreground is what is brighter than 127 in its brightest channel, alpha aside. "Above 0" would be
 //! wrong for JPEG masks, for CVC-ClinicDB's grey plateaus and for palettes whose black is (4, 2, 4); luma would lose a
-//! mask painted in pure red or blue. Several masks of one image are one foreground: their union.
+//! mask painted in pure red or blue. Several masks of one image are one foreground: their union, or nuclei with boundaries
+//! ([`NucleusLabels`]).
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,10 @@ use anyhow::{Result, bail};
 use image::DynamicImage;
 use serde::{Deserialize, Serialize};
 
-use super::read::{Decoded, Header};
+use super::{
+    nuclei::{self, NucleusLabels},
+    read::{Decoded, Header},
+};
 use crate::raster::{IGNORE, Labels, NO_CLASS};
 
 /// The largest grey value that is background in a binary mask.
@@ -35,8 +39,7 @@ pub enum MaskValues {
 pub(crate) fn read_labels(
     image: (&Path, Header),
     masks: &[PathBuf],
-    values: MaskValues,
-    classes: usize,
+    (values, kind, classes): (MaskValues, NucleusLabels, usize),
     decode: impl Fn(&Path) -> Result<Decoded>,
 ) -> Result<Labels> {
     let (_, Header { height, width, .. }) = image;
@@ -66,7 +69,12 @@ pub(crate) fn read_labels(
             MaskValues::Binary => {
                 let levels = brightest(mask);
                 refuse_dark(&levels, if is_jpeg { JPEG_NOISE } else { 0 }, path)?;
-                unite(&mut labels.data, &levels);
+                match kind {
+                    NucleusLabels::Union => unite(&mut labels.data, &levels),
+                    NucleusLabels::Boundary => {
+                        nuclei::draw(&mut labels, |i| levels[i] > THRESHOLD);
+                    }
+                }
             }
             MaskValues::Classes => labels.data = class_numbers(mask, classes, path)?,
         }

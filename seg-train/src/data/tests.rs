@@ -308,6 +308,114 @@ fn dsb2018_unites_the_masks_of_all_nuclei() {
     );
 }
 
+/// `ID/images` and `ID/masks` of eight images: those of even number are light, all have one nucleus.
+fn two_stains() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for n in 0..8_u8 {
+        let root = folder.path().join(format!("n{n}"));
+        let level = if n % 2 == 0 { 200 } else { 12 };
+        let mut image = RgbImage::from_pixel(W, H, Rgb([level; 3]));
+        image.put_pixel(0, 0, Rgb([100, 100, n]));
+        save(&with_alpha(&image), &root.join(format!("images/n{n}.png")));
+        save(&dot(W, H, (0, 0)), &root.join("masks/0.png"));
+    }
+    folder
+}
+
+#[test]
+fn dsb2018_reads_one_stain_and_splits_what_is_left() {
+    let folder = two_stains();
+    let mut config: DataConfig = format!("dsb2018:{}", folder.path().display())
+        .parse()
+        .unwrap();
+    assert_eq!(Dataset::open(&config, 1).unwrap().len(), 8);
+    for (stain, expected) in [
+        (Stain::Fluorescence, ["n1", "n3", "n5", "n7"]),
+        (Stain::Other, ["n0", "n2", "n4", "n6"]),
+    ] {
+        config.stain = Some(stain);
+        let dataset = Dataset::open(&config, 1).unwrap();
+        let ids: Vec<String> = (0..dataset.len()).map(|i| dataset.id(i)).collect();
+        assert_eq!(ids, expected);
+        let Split { train, val, test } = &dataset.split;
+        assert_eq!((train.len(), val.len(), test.len()), (2, 1, 1));
+        for (i, id) in expected.into_iter().enumerate() {
+            assert_eq!(dataset.load(i).unwrap().id, id);
+        }
+        let all = dataset.all_for_testing();
+        assert_eq!(all.split.test, [0, 1, 2, 3]);
+        assert!(all.split.train.is_empty() && all.split.val.is_empty());
+    }
+}
+
+#[test]
+fn dsb2018_reads_boundaries_as_a_third_class_from_the_masks_before_their_union() {
+    let folder = tempfile::tempdir().unwrap();
+    for id in ["aa", "bb", "cc"] {
+        let root = folder.path().join(id);
+        save(&colours(8, 5, 0), &root.join(format!("images/{id}.png")));
+        for (n, first) in [0, 4].into_iter().enumerate() {
+            let nucleus = GrayImage::from_fn(8, 5, |x, _| {
+                Luma([if (first..first + 4).contains(&x) {
+                    255
+                } else {
+                    0
+                }])
+            });
+            save(&nucleus, &root.join(format!("masks/{n}.png")));
+        }
+    }
+    let mut config: DataConfig = format!("dsb2018:{}", folder.path().display())
+        .parse()
+        .unwrap();
+    let union = Dataset::open(&config, 1).unwrap();
+    assert_eq!(union.classes, 2);
+    assert_eq!(union.load(0).unwrap().labels.data, [1; 40]);
+    config.labels = NucleusLabels::Boundary;
+    let parted = Dataset::open(&config, 1).unwrap();
+    assert_eq!(parted.classes, 3);
+    let row = [1, 1, 1, 2, 2, 1, 1, 1];
+    assert_eq!(parted.load(0).unwrap().labels.data, [row; 5].concat());
+}
+
+#[test]
+fn a_stain_that_no_image_has_is_refused() {
+    let folder = two_stains();
+    for n in [0, 2, 4, 6] {
+        fs::remove_dir_all(folder.path().join(format!("n{n}"))).unwrap();
+    }
+    let config = DataConfig {
+        stain: Some(Stain::Other),
+        ..format!("dsb2018:{}", folder.path().display())
+            .parse()
+            .unwrap()
+    };
+    let error = Dataset::open(&config, 1).unwrap_err().to_string();
+    assert_eq!(
+        error.replace(&folder.path().display().to_string(), "@"),
+        "data.stain is other, but none of the 4 images of @ is; they all are fluorescence: leave data.stain out"
+    );
+}
+
+#[test]
+fn an_image_that_cannot_be_decoded_has_no_stain() {
+    let folder = two_stains();
+    for n in [5, 2] {
+        fs::write(folder.path().join(format!("n{n}/images/n{n}.png")), b"").unwrap();
+    }
+    let config = DataConfig {
+        stain: Some(Stain::Other),
+        ..format!("dsb2018:{}", folder.path().display())
+            .parse()
+            .unwrap()
+    };
+    let error = Dataset::open(&config, 1).unwrap_err().to_string();
+    assert_eq!(
+        error.replace(&folder.path().display().to_string(), "@"),
+        "@/n2/images/n2.png is empty: it has no bytes"
+    );
+}
+
 #[test]
 fn chase_db1_reads_the_first_observer_and_keeps_both_eyes_together() {
     let folder = tempfile::tempdir().unwrap();

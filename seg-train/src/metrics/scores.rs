@@ -128,14 +128,15 @@ impl Scores {
 }
 
 /// What the NLL expects to exceed the entropy of the truth by: the mean over pixels of KL(q‖p), where `q` is the true
-/// foreground probability of a phantom (classes: background and foreground). Zero only for p = q.
+/// probability of every class but the background of a phantom, planar `[classes − 1, pixels]`; the background's is one
+/// minus their sum. Zero only for p = q.
 ///
 /// Unlike the NLL against one drawn mask it does not hang on how that drawing fell out. Pixels whose label does not
 /// count do not count here either; NaN if none does. p is clipped by [`CLIP`], so p = q = 0 costs 1e-7.
 ///
 /// # Errors
 ///
-/// If there are more than two classes or `q` has another number of pixels.
+/// If `q` has another number of classes or pixels.
 ///
 /// ```
 /// use seg_train::metrics::{Pixels, scores::excess_nll};
@@ -145,26 +146,23 @@ impl Scores {
 /// # Ok::<(), anyhow::Error>(())
 /// ```
 pub fn excess_nll<P: Copy + Into<f64>>(pixels: &Pixels<'_, P>, q: &[f32]) -> Result<f64> {
-    if pixels.classes() != 2 {
+    let (classes, count) = (pixels.classes(), pixels.labels.len());
+    if q.len() != (classes - 1) * count {
         bail!(
-            "a true foreground probability is known for two classes only, the output has {}",
-            pixels.classes()
-        );
-    }
-    if q.len() != pixels.labels.len() {
-        bail!(
-            "the true probability has {} pixels, the output {}; bring both to one size",
+            "the true probability has {} values, and {count} pixels of {classes} classes have {}, the background's left out; bring both to one size",
             q.len(),
-            pixels.labels.len()
+            (classes - 1) * count
         );
     }
     let (mut sum, mut n) = (0.0, 0_u64);
     for (i, _) in pixels.counted() {
-        let q = f64::from(q[i]);
-        for (q, p) in [(1.0 - q, pixels.p(0, i)), (q, pixels.p(1, i))] {
+        let foreground = (1..).zip(q[i..].iter().step_by(count).map(|&q| f64::from(q)));
+        // Rounding may leave the sum of several classes a little above one.
+        let background = 1.0 - foreground.clone().map(|(_, q)| q).sum::<f64>();
+        for (class, q) in std::iter::once((0, background)).chain(foreground) {
             // q log q → 0 as q → 0, while log 0 is infinite.
             if q > 0.0 {
-                sum += q * (q.ln() + surprise(p));
+                sum += q * (q.ln() + surprise(pixels.p(class, i)));
             }
         }
         n += 1;
@@ -238,5 +236,30 @@ mod tests {
         let entropy = -(q * q.ln() + (1.0 - q) * (1.0 - q).ln());
         let pixels = Pixels::new(std::slice::from_ref(&p), 1, &[0]).unwrap();
         assert!((excess_nll(&pixels, &[0.7]).unwrap() - (cross - entropy)).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_excess_of_several_classes_is_the_mean_divergence_and_zero_at_the_truth() {
+        // Two pixels, planar: (0.2, 0.5, 0.3) and (0, 0.25, 0.75).
+        let truth = [0.5_f32, 0.25, 0.3, 0.75];
+        let same = [0.2_f32, 0.0, 0.5, 0.25, 0.3, 0.75];
+        let pixels = Pixels::new(&same, 3, &[1, 2]).unwrap();
+        assert!(excess_nll(&pixels, &truth).unwrap().abs() < 2e-7);
+
+        let third = [1.0 / 3.0; 6];
+        let pixels = Pixels::new(&third, 3, &[1, 2]).unwrap();
+        let entropies = -(0.2 * 0.2_f64.ln() + 0.5 * 0.5_f64.ln() + 0.3 * 0.3_f64.ln())
+            - (0.25 * 0.25_f64.ln() + 0.75 * 0.75_f64.ln());
+        let expected = 3_f64.ln() - entropies / 2.0;
+        assert!((excess_nll(&pixels, &truth).unwrap() - expected).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_truth_of_another_size_is_refused() {
+        let pixels = Pixels::new(&[0.5_f32; 6], 3, &[0, 0]).unwrap();
+        assert_eq!(
+            excess_nll(&pixels, &[0.5, 0.5]).unwrap_err().to_string(),
+            "the true probability has 2 values, and 2 pixels of 3 classes have 4, the background's left out; bring both to one size"
+        );
     }
 }

@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use std::f64::consts::TAU;
 
 /// A standard normal number (Box-Muller).
-pub(super) fn normal(rng: &mut ChaCha8Rng) -> f64 {
+pub(crate) fn normal(rng: &mut ChaCha8Rng) -> f64 {
     // 1 − u is in (0, 1], where the logarithm is finite.
     let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
     radius * (TAU * rng.random::<f64>()).cos()

@@ -1,6 +1,6 @@
 //! How much excess NLL the image's noise leaves, at most, to the best estimator of q.
 
-use super::{PhantomConfig, scene::Scene};
+use super::{PhantomConfig, colour::unmix, scene::Scene};
 use crate::metrics::{Pixels, scores::excess_nll};
 use crate::raster::Image;
 use anyhow::Result;
@@ -34,32 +34,44 @@ pub struct NoiseFloor {
 /// shapes and no more than 25 pixels, so a network with a wider view can do better. A network that is still well above
 /// it has not extracted what the image shows.
 ///
+/// With more than two classes there is a table a class, read in the amounts of colour that the image is made of (the
+/// channels unmixed), and the background has what the classes leave; where they leave less than nothing they are scaled
+/// to a sum of one. It is an estimator like any other, so what it exceeds the entropy by is an upper bound too.
+///
 /// # Errors
 ///
 /// If a side is below 16 or the settings make no image.
 pub fn noise_floor(config: &PhantomConfig, size: [usize; 2], seed: u64) -> Result<NoiseFloor> {
     let images = (PIXELS / (size[0] * size[1])).max(4);
-    let mut table = vec![(0.0, 0.0); CELLS * CELLS];
+    let shown = config.classes - 1;
+    let mut tables = vec![vec![(0.0, 0.0); CELLS * CELLS]; shown];
     for k in 0..images {
         let scene = Scene::new(config, size, seed, FIRST + k)?;
-        for (cell, &q) in cells(&scene.image(), config).into_iter().zip(&scene.q) {
-            table[cell].0 += f64::from(q);
-            table[cell].1 += 1.0;
+        let planes = cells(&scene.image(), config);
+        let truths = scene.q.chunks_exact(size[0] * size[1]);
+        for ((table, plane), q) in tables.iter_mut().zip(planes).zip(truths) {
+            for (cell, &q) in plane.into_iter().zip(q) {
+                table[cell].0 += f64::from(q);
+                table[cell].1 += 1.0;
+            }
         }
     }
     let mut sum = 0.0;
     for k in images..2 * images {
         let scene = Scene::new(config, size, seed, FIRST + k)?;
-        let p: Vec<f64> = cells(&scene.image(), config)
-            .into_iter()
-            .map(|cell| {
-                // One pixel's worth of the plain reading keeps empty and rare cells sensible.
-                let (sum, n) = table[cell];
-                (sum + reading(cell % CELLS).clamp(0.01, 0.99)) / (n + 1.0)
-            })
+        let planes = cells(&scene.image(), config);
+        let read: Vec<Vec<f64>> = tables
+            .iter()
+            .zip(planes)
+            .map(|(table, plane)| plane.into_iter().map(|cell| answer(table, cell)).collect())
             .collect();
+        let (p, channels) = match &read[..] {
+            [foreground] => (foreground.clone(), 1),
+            _ => (with_background(read), config.classes),
+        };
         // The labels only say which pixels count: all of them.
-        sum += excess_nll(&Pixels::new(&p, 1, &vec![0; p.len()])?, &scene.q)?;
+        let labels = vec![0; size[0] * size[1]];
+        sum += excess_nll(&Pixels::new(&p, channels, &labels)?, &scene.q)?;
     }
     Ok(NoiseFloor {
         excess_nll: sum / images as f64,
@@ -67,30 +79,61 @@ pub fn noise_floor(config: &PhantomConfig, size: [usize; 2], seed: u64) -> Resul
     })
 }
 
-/// The table's cell of every pixel.
-fn cells(image: &Image, config: &PhantomConfig) -> Vec<usize> {
-    let mut sorted = image.data.clone();
-    sorted.sort_by(f32::total_cmp);
-    let median = f64::from(sorted[sorted.len() / 2]);
-    let (height, width) = (image.height, image.width);
+/// The mean of q over what read like this.
+fn answer(table: &[(f64, f64)], cell: usize) -> f64 {
+    let (sum, n) = table[cell];
+    // One pixel's worth of the plain reading keeps empty and rare cells sensible.
+    (sum + reading(cell % CELLS).clamp(0.01, 0.99)) / (n + 1.0)
+}
+
+/// Planar probabilities of all classes from those of the foreground's.
+fn with_background(mut classes: Vec<Vec<f64>>) -> Vec<f64> {
+    let pixels = classes[0].len();
+    let mut background = vec![0.0; pixels];
+    for (i, background) in background.iter_mut().enumerate() {
+        let sum: f64 = classes.iter().map(|plane| plane[i]).sum();
+        let all = sum.max(1.0);
+        classes.iter_mut().for_each(|plane| plane[i] /= all);
+        *background = 1.0 - sum / all;
+    }
+    classes.insert(0, background);
+    classes.concat()
+}
+
+/// The table's cell of every pixel, for each amount of colour.
+fn cells(image: &Image, config: &PhantomConfig) -> Vec<Vec<usize>> {
+    let planes: Vec<Vec<f64>> = image
+        .data
+        .chunks_exact(image.height * image.width)
+        .map(|plane| plane.iter().map(|&v| f64::from(v)).collect())
+        .collect();
+    unmix(&planes)
+        .iter()
+        .map(|plane| plane_cells(plane, [image.height, image.width], config))
+        .collect()
+}
+
+fn plane_cells(plane: &[f64], [height, width]: [usize; 2], config: &PhantomConfig) -> Vec<usize> {
+    let mut sorted = plane.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let median = sorted[sorted.len() / 2];
     // In units of the contrast: what q would be if there were neither noise nor shading.
     let index = |v: f64| {
         let q = (v - median) / config.contrast.max(1.0);
         (((q + 0.4) / 1.8 * CELLS as f64).max(0.0) as usize).min(CELLS - 1)
     };
-    let mut found = Vec::with_capacity(image.data.len());
+    let mut found = Vec::with_capacity(plane.len());
     for y in 0..height {
         for x in 0..width {
             let (mut sum, mut n) = (0.0, 0.0);
             for row in y.saturating_sub(2)..(y + 3).min(height) {
-                for v in
-                    &image.data[row * width + x.saturating_sub(2)..row * width + (x + 3).min(width)]
+                for v in &plane[row * width + x.saturating_sub(2)..row * width + (x + 3).min(width)]
                 {
-                    sum += f64::from(*v);
+                    sum += v;
                     n += 1.0;
                 }
             }
-            found.push(index(sum / n) * CELLS + index(f64::from(image.data[y * width + x])));
+            found.push(index(sum / n) * CELLS + index(plane[y * width + x]));
         }
     }
     found

@@ -17,6 +17,11 @@
 //!
 //! so that blur and faintness are visible, and equal to the doubt that they cause.
 //!
+//! **Several classes.** Structures can be told apart: bodies, blobs and vessels, each a class of its own with a colour of
+//! its own, in an image of three channels. A later structure is drawn over an earlier one, so that
+//! q_c = Σ_{k of class c} q_k Π_{j > k} (1 − q_j), and the image shows background + contrast · Σ_c colour_c q_c, from which
+//! every q_c can be read. What is foreground at all keeps its probability, 1 − Π (1 − q of each).
+//!
 //! **How a mask is drawn.** An observer includes a structure with probability π and then draws one smooth curve,
 //! d + s·g = 0, where g is a smooth random field, standard normal at every pixel: P(d + s·g ≤ 0) = Φ(−d/s). The mask's
 //! marginal is exactly q, yet it has no salt and pepper: neighbouring pixels are decided together, as by a hand.
@@ -27,11 +32,14 @@
 //! Lengths in pixels hold for an image whose shorter side is 64 and grow with that side, but for the sharpest
 //! boundaries and the finest vessels, which are one pixel wide at any size.
 
+mod colour;
 mod field;
 mod floor;
 mod scene;
 mod shape;
 
+pub(crate) use colour::channels;
+pub(crate) use field::normal;
 pub use floor::{NoiseFloor, noise_floor};
 pub use scene::Scene;
 
@@ -51,6 +59,12 @@ pub struct PhantomConfig {
     pub test: usize,
     /// The most structures in an image; the first is always a sharp body, which shows the full contrast.
     pub structures: usize,
+    /// Classes, the background included: 2; 3 for vessels apart from bodies and blobs; 4 for each apart.
+    #[serde(skip_serializing_if = "is_two")]
+    pub classes: usize,
+    /// The size of the structures, as a factor: below one for lesions so small that the foreground can be rare.
+    #[serde(skip_serializing_if = "is_one")]
+    pub scale: f64,
     /// Mean of q over an image, least and most: the class imbalance.
     pub foreground: [f64; 2],
     /// Blur s of the bodies in pixels: the sharpest, at any size, and the softest, at a side of 64.
@@ -67,6 +81,14 @@ pub struct PhantomConfig {
     pub shading: f64,
 }
 
+fn is_two(classes: &usize) -> bool {
+    *classes == 2
+}
+
+fn is_one(scale: &f64) -> bool {
+    *scale == 1.0
+}
+
 impl Default for PhantomConfig {
     /// Small enough to train on within minutes on two cores.
     fn default() -> Self {
@@ -75,6 +97,8 @@ impl Default for PhantomConfig {
             val: 16,
             test: 32,
             structures: 8,
+            classes: 2,
+            scale: 1.0,
             foreground: [0.05, 0.15],
             blur: [0.4, 4.0],
             faint: 0.3,
@@ -94,6 +118,16 @@ impl PhantomConfig {
             "a phantom of {}×{} pixels is too small; use 16×16 or more",
             size[0],
             size[1]
+        );
+        ensure!(
+            (2..=4).contains(&self.classes),
+            "the phantom's classes are {}; it has from 2 to 4, the background included",
+            self.classes
+        );
+        ensure!(
+            (0.01..=4.0).contains(&self.scale),
+            "the phantom's scale is {}; it must be from 0.01 to 4",
+            self.scale
         );
         let [least, most] = self.foreground;
         ensure!(
@@ -125,11 +159,11 @@ impl PhantomConfig {
 pub struct Phantom {
     /// `phantom-` and the index.
     pub id: String,
-    /// One channel, 0..=255.
+    /// One channel, or three where there are more than two classes, 0..=255.
     pub image: Image,
-    /// 1 is foreground.
+    /// 0 is background; the classes of the foreground follow.
     pub labels: Labels,
-    /// The true foreground probability q a pixel.
+    /// The true probability q of every class but the background a pixel, planar `[classes − 1, pixels]`.
     pub truth: Vec<f32>,
 }
 
@@ -172,19 +206,70 @@ pub(crate) fn id(index: usize) -> String {
     format!("phantom-{index}")
 }
 
-/// Mean entropy of `q` over the pixels, in nats: the expected NLL of the model that knows q, which none can beat.
+/// Mean entropy of the truth over the pixels, in nats: the expected NLL of the model that knows q, which none can beat.
+///
+/// `q` is the probability of every class but the background, planar `[classes − 1, pixels]`; the background's is one
+/// minus their sum.
 ///
 /// ```
-/// assert_eq!(seg_train::phantom::entropy(&[0.0, 1.0]), 0.0);
-/// assert!((seg_train::phantom::entropy(&[0.5]) - 2_f64.ln()).abs() < 1e-15);
+/// use seg_train::phantom::entropy;
+/// assert_eq!(entropy(&[0.0, 1.0], 2), 0.0);
+/// assert!((entropy(&[0.5], 2) - 2_f64.ln()).abs() < 1e-15);
+/// let q = [0.25_f32, 0.0, 0.25, 1.0]; // two pixels of three classes: (½, ¼, ¼) and (0, 0, 1)
+/// assert!((entropy(&q, 3) - 1.5 * 2_f64.ln() / 2.0).abs() < 1e-15);
 /// ```
-pub fn entropy(q: &[f32]) -> f64 {
+pub fn entropy(q: &[f32], classes: usize) -> f64 {
     // q log q → 0 as q → 0, while log 0 is infinite.
     let part = |q: f64| if q > 0.0 { -q * q.ln() } else { 0.0 };
-    q.iter()
-        .map(|&q| part(f64::from(q)) + part(1.0 - f64::from(q)))
+    let pixels = q.len() / (classes - 1);
+    (0..pixels)
+        .map(|i| {
+            let classes = q[i..].iter().step_by(pixels).map(|&q| f64::from(q));
+            let foreground: f64 = classes.clone().sum();
+            classes.map(part).sum::<f64>() + part(1.0 - foreground)
+        })
         .sum::<f64>()
-        / q.len() as f64
+        / pixels as f64
+}
+
+/// The probability that a pixel is no background: the sum of the planes of a truth `[classes − 1, pixels]`.
+///
+/// ```
+/// let q = [0.25_f32, 0.0, 0.25, 1.0];
+/// assert_eq!(seg_train::phantom::foreground(&q, 3), [0.5, 1.0]);
+/// ```
+pub fn foreground(q: &[f32], classes: usize) -> Vec<f32> {
+    let pixels = q.len() / (classes - 1);
+    (0..pixels)
+        .map(|i| q[i..].iter().step_by(pixels).sum())
+        .collect()
+}
+
+/// The most probable class a pixel, for a truth `[classes − 1, pixels]`; a tie goes to the lowest class, so at q = ½ to
+/// the background.
+///
+/// ```
+/// let q = [0.3_f32, 0.1, 0.6, 0.3]; // (0.1, 0.3, 0.6) and (0.6, 0.1, 0.3)
+/// assert_eq!(seg_train::phantom::most_probable(&q, 3), [2, 0]);
+/// assert_eq!(seg_train::phantom::most_probable(&[0.5, 0.6], 2), [0, 1]);
+/// ```
+pub fn most_probable(q: &[f32], classes: usize) -> Vec<u8> {
+    let pixels = q.len() / (classes - 1);
+    (0..pixels)
+        .map(|i| {
+            let classes = || q[i..].iter().step_by(pixels).map(|&q| f64::from(q));
+            let background = 1.0 - classes().sum::<f64>();
+            (1..)
+                .zip(classes())
+                .fold(
+                    (0, background),
+                    |best, (class, q)| {
+                        if q > best.1 { (class, q) } else { best }
+                    },
+                )
+                .0
+        })
+        .collect()
 }
 
 #[cfg(test)]

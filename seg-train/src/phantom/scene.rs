@@ -2,6 +2,7 @@
 
 use super::{
     PhantomConfig,
+    colour::{channels, colour},
     field::{SmoothField, normal},
     shape::Shape,
 };
@@ -27,8 +28,32 @@ const TRIALS: usize = 12;
 /// Standard deviations that no drawing strays: farther out and in, a pixel is decided (odds of 1e-15).
 const SURE: f64 = 8.0;
 
+/// The least mean radius of a body in pixels: one pixel's area, about.
+const LEAST_RADIUS: f64 = 0.6;
+
+/// Bodies, blobs and vessels, in the order in which classes are given to them.
+#[derive(Clone, Copy)]
+enum Tissue {
+    Body,
+    Blob,
+    Vessel,
+}
+
+impl Tissue {
+    /// The class where so many classes are told apart: all one foreground, vessels and the rest, or each its own.
+    fn class(self, classes: usize) -> usize {
+        match (classes, self) {
+            (2, _) | (_, Self::Body) | (3, Self::Blob) => 1,
+            (3, Self::Vessel) | (_, Self::Blob) => 2,
+            (_, Self::Vessel) => 3,
+        }
+    }
+}
+
 /// Something an observer draws as a whole.
 struct Structure {
+    /// The class that its pixels are given.
+    class: usize,
     /// Signed distance of every pixel to the nominal boundary.
     distance: Vec<f64>,
     /// s, the blur of the boundary and the spread of its drawings.
@@ -46,9 +71,9 @@ pub struct Scene {
     index: u64,
     noise: f64,
     structures: Vec<Structure>,
-    /// The image without noise.
+    /// The image without noise, planar.
     clean: Vec<f64>,
-    /// The true foreground probability a pixel.
+    /// The true probability of every class but the background a pixel, planar `[classes − 1, pixels]`.
     pub q: Vec<f32>,
 }
 
@@ -73,9 +98,13 @@ impl Scene {
         config.check(size)?;
         let index = index as u64;
         let mut rng = stream(seed, Purpose::Phantom, STRUCTURES, index);
-        let (structures, q) = structures(config, size, &mut rng)?;
-        let clean = clean(config, size, &q, &mut rng);
-        let q = q.into_iter().map(|q| q as f32).collect();
+        let (structures, foreground) = structures(config, size, &mut rng)?;
+        let planes = match config.classes {
+            2 => vec![foreground.clone()],
+            classes => each_class(&structures, classes, foreground.len()),
+        };
+        let clean = clean(config, size, &planes, &foreground, &mut rng);
+        let q = planes.into_iter().flatten().map(|q| q as f32).collect();
         Ok(Self {
             size,
             seed,
@@ -96,7 +125,7 @@ impl Scene {
             .map(|v| (v + self.noise * normal(&mut rng)).clamp(0.0, 255.0) as f32)
             .collect();
         Image {
-            channels: 1,
+            channels: self.clean.len() / (self.size[0] * self.size[1]),
             height: self.size[0],
             width: self.size[1],
             data,
@@ -111,7 +140,7 @@ impl Scene {
             FIRST_OBSERVER + observer,
             self.index,
         );
-        let mut data = vec![0; self.q.len()];
+        let mut data = vec![0; self.size[0] * self.size[1]];
         for structure in &self.structures {
             // Both are drawn in any case, so that one structure's luck does not shift the next one's.
             let seen = rng.random::<f64>() < structure.seen;
@@ -124,7 +153,7 @@ impl Scene {
                 {
                     let sure = SURE * structure.blur;
                     if *d <= -sure || (*d < sure && d + structure.blur * hand.at(at) <= 0.0) {
-                        *label = 1;
+                        *label = structure.class as u8;
                     }
                 }
             }
@@ -157,7 +186,7 @@ fn log_uniform([low, high]: [f64; 2], rng: &mut ChaCha8Rng) -> f64 {
 }
 
 impl Structure {
-    /// The structure number `k` of an image whose shorter side is 64 times `scale`.
+    /// The structure number `k`, its lengths `scale` times those of an image whose shorter side is 64.
     fn propose(
         k: usize,
         config: &PhantomConfig,
@@ -171,35 +200,48 @@ impl Structure {
         } else {
             1.0
         };
-        let soft = [config.blur[0], config.blur[1] * scale.max(0.25)];
-        let (shape, blur) = match (k, rng.random_range(0..5)) {
-            // A sharp body first: it shows what q = 1 looks like in this image.
-            (0, _) => (
-                Shape::body(size, scale * rng.random_range(5.0..8.0), rng),
-                config.blur[0],
-            ),
+        let mut soft = [
+            config.blur[0],
+            config.blur[1] * scale.max(0.25 * config.scale),
+        ];
+        if config.scale < 1.0 {
+            soft[1] = soft[1].max(soft[0]);
+        }
+        let (tissue, shape, blur) = match (k, rng.random_range(0..5)) {
+            // A sharp body first: it shows what q = 1 looks like in this image, where it is not below a pixel.
+            (0, _) => {
+                let radius = (scale * rng.random_range(5.0..8.0)).max(LEAST_RADIUS);
+                (Tissue::Body, Shape::body(size, radius, rng), config.blur[0])
+            }
             // Thin to one pixel: half a pixel to either side of the centre line.
             (1, _) | (_, 0) => {
                 let thick = 0.5 + scale * rng.random_range(0.0..1.0);
                 (
-                    Shape::vessel(size, thick, 0.5, rng),
+                    Tissue::Vessel,
+                    Shape::vessel(size, [thick, 0.5], config.scale.min(1.0), rng),
                     log_uniform([0.25, 0.6], rng),
                 )
             }
             (_, 1 | 2) => {
                 let radius = (scale * rng.random_range(1.5..3.0)).max(0.8);
                 (
+                    Tissue::Blob,
                     Shape::body(size, radius, rng),
                     log_uniform([0.3, 0.4 * radius], rng),
                 )
             }
-            _ => (
-                Shape::body(size, scale * rng.random_range(4.0..9.0), rng),
-                log_uniform(soft, rng),
-            ),
+            _ => {
+                let radius = (scale * rng.random_range(4.0..9.0)).max(LEAST_RADIUS);
+                (
+                    Tissue::Body,
+                    Shape::body(size, radius, rng),
+                    log_uniform(soft, rng),
+                )
+            }
         };
         // s·g must climb slower than the distance itself, or the drawn curve would fold: a slope of s/ℓ ≤ ¼.
         Self {
+            class: tissue.class(config.classes),
             distance: pixels(size).map(|at| shape.distance(at)).collect(),
             blur,
             seen,
@@ -215,7 +257,7 @@ impl Structure {
     }
 }
 
-/// Structures until there are enough of them and of foreground, and the q of them all.
+/// Structures until there are enough of them and of foreground, and the q of them all together.
 ///
 /// # Errors
 ///
@@ -225,7 +267,7 @@ fn structures(
     size: [usize; 2],
     rng: &mut ChaCha8Rng,
 ) -> Result<(Vec<Structure>, Vec<f64>)> {
-    let scale = size[0].min(size[1]) as f64 / 64.0;
+    let scale = size[0].min(size[1]) as f64 / 64.0 * config.scale;
     let [least, most] = config.foreground;
     let (mut found, mut q): (Vec<Structure>, _) = (Vec::new(), vec![0.0; size[0] * size[1]]);
     let mean = |q: &[f64]| q.iter().sum::<f64>() / q.len() as f64;
@@ -246,26 +288,56 @@ fn structures(
             misses += 1;
         }
     }
+    // Digits enough to tell what was reached from what was asked for.
+    let digits = 2 + (-least.log10()).ceil().max(1.0) as usize;
     ensure!(
         mean(&q) >= least,
-        "the phantom's structures reach a foreground of {:.3} at {}×{} pixels without passing {most}, but {least} is the least asked for; widen the range",
+        "the phantom's structures reach a foreground of {:.digits$} at {}×{} pixels without passing {most}, but {least} is the least asked for; widen the range, or set data.phantom.scale to another size of the structures (now {})",
         mean(&q),
         size[0],
-        size[1]
+        size[1],
+        config.scale
     );
     Ok((found, q))
 }
 
-/// The image of q without noise: background, contrast, dark bodies, shading.
-fn clean(config: &PhantomConfig, size: [usize; 2], q: &[f64], rng: &mut ChaCha8Rng) -> Vec<f64> {
+/// The probability of every class but the background, where later structures are drawn over earlier ones: what is
+/// drawn at a pixel is the last structure that holds it, q_c = Σ_{k of class c} q_k Π_{j > k} (1 − q_j).
+fn each_class(structures: &[Structure], classes: usize, pixels: usize) -> Vec<Vec<f64>> {
+    let mut planes = vec![vec![0.0; pixels]; classes - 1];
+    for structure in structures {
+        for (i, own) in structure.probability().enumerate() {
+            for plane in &mut planes {
+                plane[i] *= 1.0 - own;
+            }
+            planes[structure.class - 1][i] += own;
+        }
+    }
+    planes
+}
+
+/// The image of the classes' planes without noise, planar: background, contrast, dark bodies, shading.
+fn clean(
+    config: &PhantomConfig,
+    size: [usize; 2],
+    planes: &[Vec<f64>],
+    foreground: &[f64],
+    rng: &mut ChaCha8Rng,
+) -> Vec<f64> {
     let scale = size[0].min(size[1]) as f64 / 64.0;
     let level = BACKGROUND + rng.random_range(-10.0..10.0);
     let shading = SmoothField::draw(24.0 * scale, rng);
-    let mut values: Vec<f64> = q
-        .iter()
-        .zip(pixels(size))
-        .map(|(q, at)| level + config.contrast * q + config.shading * shading.at(at))
-        .collect();
+    let slow: Vec<f64> = pixels(size).map(|at| shading.at(at)).collect();
+    let mut values = Vec::with_capacity(channels(config.classes) * slow.len());
+    for channel in 0..channels(config.classes) {
+        values.extend(slow.iter().enumerate().map(|(i, slow)| {
+            let shown: f64 = (1..)
+                .zip(planes)
+                .map(|(class, q)| colour(config.classes, class)[channel] * q[i])
+                .sum();
+            level + config.contrast * shown + config.shading * slow
+        }));
+    }
     for _ in 0..config.distractors {
         for _ in 0..TRIALS {
             let body = Shape::body(size, scale * rng.random_range(3.0..7.0), rng);
@@ -277,11 +349,13 @@ fn clean(config: &PhantomConfig, size: [usize; 2], q: &[f64], rng: &mut ChaCha8R
                 .map(|at| phi(-body.distance(at) / blur))
                 .collect();
             // Only where nothing else is: elsewhere it would darken a structure, and q would no longer be visible.
-            if dark.iter().zip(q).all(|(dark, q)| dark * q < 0.01) {
-                values
-                    .iter_mut()
-                    .zip(dark)
-                    .for_each(|(v, dark)| *v -= depth * config.contrast * dark);
+            if dark.iter().zip(foreground).all(|(dark, q)| dark * q < 0.01) {
+                for plane in values.chunks_exact_mut(dark.len()) {
+                    plane
+                        .iter_mut()
+                        .zip(&dark)
+                        .for_each(|(v, dark)| *v -= depth * config.contrast * dark);
+                }
                 break;
             }
         }

@@ -33,8 +33,14 @@ impl Shape {
         }
     }
 
-    /// A vessel from one border of the image to another place, tapering to half width `thin`.
-    pub(super) fn vessel(size: [usize; 2], thick: f64, thin: f64, rng: &mut ChaCha8Rng) -> Self {
+    /// A vessel from one border of the image to another place, tapering to half width `thin`, or as far as the share
+    /// `reach` of the curve's parameter.
+    pub(super) fn vessel(
+        size: [usize; 2],
+        [thick, thin]: [f64; 2],
+        reach: f64,
+        rng: &mut ChaCha8Rng,
+    ) -> Self {
         let [height, width] = size.map(|side| side as f64);
         let along = rng.random_range(0.1..0.9);
         let start = match rng.random_range(0..4) {
@@ -55,7 +61,12 @@ impl Shape {
         let line = (0..=steps as usize)
             .map(|k| {
                 let t = k as f64 / steps;
-                let [a, b, c] = [(1.0 - t) * (1.0 - t), 2.0 * t * (1.0 - t), t * t];
+                let place = reach * t;
+                let [a, b, c] = [
+                    (1.0 - place) * (1.0 - place),
+                    2.0 * place * (1.0 - place),
+                    place * place,
+                ];
                 (
                     [0, 1].map(|i| a * start[i] + b * bend[i] + c * end[i]),
                     thick + (thin - thick) * t,

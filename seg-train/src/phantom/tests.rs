@@ -205,7 +205,7 @@ fn noise_raises_the_floor_which_stays_far_below_the_entropy() {
         floor(30.0),
     );
     let entropy = (0..20)
-        .map(|index| entropy(&scene(size, index).q))
+        .map(|index| entropy(&scene(size, index).q, 2))
         .sum::<f64>()
         / 20.0;
     assert!(
@@ -241,7 +241,7 @@ fn settings_that_make_no_image_are_refused() {
             },
             SIZE
         ),
-        "the phantom's structures reach a foreground of 0.000 at 64×64 pixels without passing 0.002, but 0.001 is the least asked for; widen the range"
+        "the phantom's structures reach a foreground of 0.00000 at 64×64 pixels without passing 0.002, but 0.001 is the least asked for; widen the range, or set data.phantom.scale to another size of the structures (now 1)"
     );
     assert_eq!(
         error(
@@ -257,10 +257,197 @@ fn settings_that_make_no_image_are_refused() {
         error(
             &PhantomConfig {
                 noise: f64::NAN,
-                ..config
+                ..config.clone()
             },
             SIZE
         ),
         "the phantom's noise is NaN; it must be from 0 to 255"
     );
+    for classes in [0, 1, 5] {
+        assert_eq!(
+            error(
+                &PhantomConfig {
+                    classes,
+                    ..config.clone()
+                },
+                SIZE
+            ),
+            format!(
+                "the phantom's classes are {classes}; it has from 2 to 4, the background included"
+            )
+        );
+    }
+    for (scale, shown) in [(0.0, "0"), (f64::NAN, "NaN"), (5.0, "5")] {
+        assert_eq!(
+            error(
+                &PhantomConfig {
+                    scale,
+                    ..config.clone()
+                },
+                SIZE
+            ),
+            format!("the phantom's scale is {shown}; it must be from 0.01 to 4")
+        );
+    }
+}
+
+fn with_classes(classes: usize) -> PhantomConfig {
+    PhantomConfig {
+        classes,
+        ..PhantomConfig::default()
+    }
+}
+
+#[test]
+fn every_class_is_as_frequent_among_observers_as_its_q() {
+    const OBSERVERS: usize = 300;
+    const SIDE: usize = 32;
+    for (classes, index) in [(3, 0), (4, 0), (4, 1), (4, 2)] {
+        let scene = Scene::new(&with_classes(classes), [SIDE; 2], 3, index).unwrap();
+        let bin = |q: f32| ((q * 5.0) as usize).min(4);
+        for (class, q) in (1..).zip(scene.q.chunks_exact(SIDE * SIDE)) {
+            let deviations: Vec<[f64; 5]> = (0..OBSERVERS)
+                .map(|observer| {
+                    let mut sums = [0.0; 5];
+                    for (&label, &q) in scene.mask(observer as u64).data.iter().zip(q) {
+                        sums[bin(q)] += f64::from(u8::from(label == class)) - f64::from(q);
+                    }
+                    sums
+                })
+                .collect();
+            for bin in 0..5 {
+                let d = deviations.iter().map(|sums| sums[bin]);
+                let n = OBSERVERS as f64;
+                let mean = d.clone().sum::<f64>() / n;
+                let variance = d.map(|d| (d - mean).powi(2)).sum::<f64>() / (n - 1.0);
+                let error = (variance / n).sqrt();
+                assert!(
+                    mean.abs() <= 4.0 * error + 1e-3,
+                    "{classes} classes, image {index}, class {class}, bin {bin}: {mean} ± {error}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn classes_divide_the_same_foreground() {
+    for index in 0..4 {
+        let [two, three, four] =
+            [2, 3, 4].map(|classes| Scene::new(&with_classes(classes), SIZE, 3, index).unwrap());
+        let pixels = SIZE[0] * SIZE[1];
+        assert_eq!([three.q.len(), four.q.len()], [2 * pixels, 3 * pixels]);
+        for (scene, classes) in [(&three, 3), (&four, 4)] {
+            for (sum, q) in foreground(&scene.q, classes).iter().zip(&two.q) {
+                assert!((sum - q).abs() < 1e-6, "{sum} of {q}");
+            }
+            let is_foreground: Vec<u8> = scene.mask(0).data.iter().map(|&l| l.min(1)).collect();
+            assert_eq!(is_foreground, two.mask(0).data);
+            assert!(scene.mask(0).data.iter().all(|&l| usize::from(l) < classes));
+        }
+        // Vessels last: what they are with three classes they are with four.
+        assert_eq!(three.q[pixels..], four.q[2 * pixels..]);
+    }
+}
+
+#[test]
+fn every_class_is_somewhere() {
+    let config = with_classes(4);
+    let mut seen = [0_usize; 4];
+    for index in 0..20 {
+        for label in sample(&config, SIZE, 3, index).unwrap().labels.data {
+            seen[usize::from(label)] += 1;
+        }
+    }
+    // At least half a percent each: none is so rare that its metrics would hang on a few pixels.
+    let all: usize = seen.iter().sum();
+    assert!(seen.iter().all(|&n| n * 200 > all), "{seen:?}");
+}
+
+#[test]
+fn the_image_shows_the_q_of_every_class() {
+    for classes in [3, 4] {
+        let bare = PhantomConfig {
+            noise: 0.0,
+            shading: 0.0,
+            distractors: 0,
+            ..with_classes(classes)
+        };
+        let scene = Scene::new(&bare, SIZE, 3, 1).unwrap();
+        let image = scene.image();
+        assert_eq!(image.channels, 3);
+        let pixels = SIZE[0] * SIZE[1];
+        let planes: Vec<Vec<f64>> = image
+            .data
+            .chunks_exact(pixels)
+            .map(|plane| plane.iter().map(|&v| f64::from(v)).collect())
+            .collect();
+        for (amount, q) in colour::unmix(&planes)
+            .iter()
+            .zip(scene.q.chunks_exact(pixels))
+        {
+            let level = amount[0] - bare.contrast * f64::from(q[0]);
+            for (v, &q) in amount.iter().zip(q) {
+                assert!((v - level - bare.contrast * f64::from(q)).abs() < 1e-3);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_floor_of_four_classes_is_far_below_the_entropy_too() {
+    let (config, size) = (with_classes(4), [32, 32]);
+    let floor = noise_floor(&config, size, 3).unwrap().excess_nll;
+    let entropy = (0..20)
+        .map(|index| entropy(&Scene::new(&config, size, 3, index).unwrap().q, 4))
+        .sum::<f64>()
+        / 20.0;
+    assert!(0.0 < floor && floor < entropy / 2.0, "{floor} of {entropy}");
+}
+
+/// Foreground of 1 %, 0.1 % and 0.01 %: the range, the structures' size and the image's that reach it.
+fn rare() -> [(PhantomConfig, [usize; 2]); 3] {
+    [
+        ([0.005, 0.015], 0.3, [64, 64]),
+        ([0.0005, 0.0015], 0.12, [128, 128]),
+        ([0.00005, 0.00015], 0.05, [256, 256]),
+    ]
+    .map(|(foreground, scale, size)| {
+        let config = PhantomConfig {
+            foreground,
+            scale,
+            ..PhantomConfig::default()
+        };
+        (config, size)
+    })
+}
+
+#[test]
+fn smaller_structures_make_a_rare_foreground_that_can_still_be_seen() {
+    for (config, size) in rare() {
+        let [least, most] = config.foreground;
+        for index in 0..8 {
+            let scene = Scene::new(&config, size, 3, index).unwrap();
+            let mean = mean(&scene.q);
+            assert!((least..=most).contains(&mean), "{mean} at {size:?}");
+            let highest = scene.q.iter().fold(0.0_f32, |high, &q| high.max(q));
+            assert!(highest > 0.8, "{highest} at {size:?}, image {index}");
+        }
+    }
+}
+
+#[test]
+fn a_scale_of_one_and_two_classes_are_left_out_of_the_text() {
+    let text = toml::to_string(&PhantomConfig::default()).unwrap();
+    assert!(
+        !text.contains("scale") && !text.contains("classes"),
+        "{text}"
+    );
+    let other = PhantomConfig {
+        scale: 0.5,
+        ..with_classes(4)
+    };
+    let text = toml::to_string(&other).unwrap();
+    assert!(text.contains("scale = 0.5") && text.contains("classes = 4"));
+    assert_eq!(toml::from_str::<PhantomConfig>(&text).unwrap(), other);
 }
