@@ -20,7 +20,9 @@ pub(crate) use self::layers::{parse, typed};
 pub use self::{differences::Difference, layers::Layers, preset::Preset};
 use crate::{
     augment::Augment,
+    calibration_term::CalibrationTerm,
     data::{DataConfig, Dataset, Layout},
+    dropout,
     legible::legible,
     metrics::MetricsConfig,
     open,
@@ -84,6 +86,18 @@ pub struct Recipe {
     /// The numbers that a GPU computes the network in; the CPU knows f32 alone.
     #[serde(skip_serializing_if = "is_default")]
     pub precision: Precision,
+    /// ε of label smoothing, `[0, 1)`: the true class counts `1 − ε + ε / C` in training, any other `ε / C`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub label_smoothing: f64,
+    /// Average calibration error, added to the loss.
+    #[serde(skip_serializing_if = "is_default")]
+    pub calibration_term: Option<CalibrationTerm>,
+    /// The rate of channel dropout in training, `[0, 1)`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub dropout: f64,
+    /// Whether the gradient's norms are written for each step, to `steps.csv`; no number of the run depends on it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub watch: bool,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -101,6 +115,35 @@ pub enum OnNan {
     Skip,
 }
 
+impl Recipe {
+    /// What the types of the ways to better calibration cannot say; `on_cuda` where the device is CUDA's.
+    fn check(&self, on_cuda: bool) -> Result<()> {
+        if !(0.0..1.0).contains(&self.label_smoothing) {
+            bail!(
+                "recipe.label_smoothing is {}; expected a number from 0 to below 1, such as 0.1",
+                self.label_smoothing
+            );
+        }
+        if let Some(term) = &self.calibration_term {
+            term.check().context("recipe.calibration_term")?;
+        }
+        dropout::check(self.dropout).context("recipe.dropout")?;
+        let for_cpu = [
+            ("label_smoothing", self.label_smoothing != 0.0),
+            ("calibration_term", self.calibration_term.is_some()),
+            ("dropout", self.dropout != 0.0),
+            ("watch", self.watch),
+        ];
+        for (key, _) in for_cpu.iter().filter(|(_, is_set)| on_cuda && *is_set) {
+            bail!(
+                "recipe.{key} is set and the device is cuda, whose training step does not know it; train with --device cpu, \
+                 or leave recipe.{key} out"
+            );
+        }
+        Ok(())
+    }
+}
+
 impl Default for Recipe {
     fn default() -> Self {
         Self {
@@ -112,6 +155,10 @@ impl Default for Recipe {
             save_every: 0,
             on_nan: OnNan::Stop,
             precision: Precision::F32,
+            label_smoothing: 0.0,
+            calibration_term: None,
+            dropout: 0.0,
+            watch: false,
         }
     }
 }
@@ -201,6 +248,7 @@ impl Experiment {
                 self.recipe.precision
             );
         }
+        self.recipe.check(is_cuda(&self.device))?;
         self.unet.validate()?;
         let multiple = self.unet.size_multiple();
         let [height, width] = self.preprocess.size;
@@ -356,6 +404,84 @@ mod tests {
             experiment.check().unwrap_err().to_string(),
             "size 64x40 does not fit the network: a depth of 4 halves it that often, so height and width must be multiples of 16"
         );
+    }
+
+    #[test]
+    fn a_method_is_in_the_toml_where_it_is_asked_for_and_nowhere_else() {
+        let plain = phantom().to_toml().unwrap();
+        for key in ["label_smoothing", "calibration_term", "dropout", "watch"] {
+            assert!(!plain.contains(key), "{key}");
+        }
+        let mut experiment = phantom();
+        experiment.recipe.label_smoothing = 0.1;
+        experiment.recipe.calibration_term = Some(CalibrationTerm {
+            weight: 0.5,
+            bins: 20,
+        });
+        experiment.recipe.dropout = 0.25;
+        experiment.recipe.watch = true;
+        let text = experiment.to_toml().unwrap();
+        assert_eq!(Experiment::from_toml(&text).unwrap(), experiment);
+    }
+
+    #[test]
+    fn a_method_out_of_its_range_is_refused() {
+        let refused = |change: &dyn Fn(&mut Recipe)| {
+            let mut experiment = phantom();
+            change(&mut experiment.recipe);
+            format!("{:#}", experiment.check().unwrap_err())
+        };
+        for epsilon in [1.0, -0.1, f64::NAN] {
+            assert_eq!(
+                refused(&|recipe| recipe.label_smoothing = epsilon),
+                format!(
+                    "recipe.label_smoothing is {epsilon}; expected a number from 0 to below 1, such as 0.1"
+                )
+            );
+        }
+        let term = |weight, bins| {
+            refused(&|recipe| recipe.calibration_term = Some(CalibrationTerm { weight, bins }))
+        };
+        assert_eq!(
+            term(0.0, 15),
+            "recipe.calibration_term: weight is 0; expected a finite number above 0, or leave the term out"
+        );
+        assert_eq!(
+            term(1.0, 0),
+            "recipe.calibration_term: bins is 0; expected a whole number from 1 to 10000"
+        );
+        assert_eq!(
+            refused(&|recipe| recipe.dropout = 1.0),
+            "recipe.dropout: the rate of dropout is 1; expected a number from 0 to below 1"
+        );
+    }
+
+    #[test]
+    fn a_method_of_the_cpu_is_refused_on_cuda() {
+        let methods: [(&str, &dyn Fn(&mut Recipe)); 4] = [
+            ("label_smoothing", &|recipe| recipe.label_smoothing = 0.1),
+            ("calibration_term", &|recipe| {
+                recipe.calibration_term = Some(CalibrationTerm {
+                    weight: 1.0,
+                    bins: 15,
+                });
+            }),
+            ("dropout", &|recipe| recipe.dropout = 0.1),
+            ("watch", &|recipe| recipe.watch = true),
+        ];
+        for (key, method) in methods {
+            let mut experiment = phantom();
+            method(&mut experiment.recipe);
+            experiment.check().unwrap();
+            experiment.device = "cuda:1".into();
+            assert_eq!(
+                experiment.check().unwrap_err().to_string(),
+                format!(
+                    "recipe.{key} is set and the device is cuda, whose training step does not know it; train with \
+                     --device cpu, or leave recipe.{key} out"
+                )
+            );
+        }
     }
 
     #[test]

@@ -5,12 +5,14 @@
 
 pub mod augment;
 pub mod batches;
+pub mod calibration_term;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod data;
+pub mod dropout;
 pub mod evaluate;
 pub mod inference;
 mod legible;
@@ -28,6 +30,7 @@ pub mod rng;
 pub mod run_folder;
 mod say;
 pub mod schedule;
+pub mod smoothing;
 pub mod state;
 pub mod stats;
 pub mod store;
@@ -35,3 +38,4 @@ pub mod study;
 mod threads;
 pub mod threshold;
 pub mod train;
+pub mod watch;

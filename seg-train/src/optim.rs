@@ -394,12 +394,14 @@ impl Sgd {
 pub fn norm(tensors: &[&Tensor]) -> Result<f64> {
     let mut sum = 0.0;
     for tensor in tensors {
-        sum += sum_of_squares(&tensor.contiguous()?)?;
+        sum += sum_of_squares(tensor)?;
     }
     Ok(sum.sqrt())
 }
 
-fn sum_of_squares(tensor: &Tensor) -> candle_core::Result<f64> {
+/// What [`norm`] adds up: the sum of the squares of one tensor's elements, in f64.
+pub(crate) fn sum_of_squares(tensor: &Tensor) -> candle_core::Result<f64> {
+    let tensor = tensor.contiguous()?;
     fn of<T: WithDType>(values: &[T]) -> f64 {
         let runs: Vec<f64> = values
             .par_chunks(RUN)

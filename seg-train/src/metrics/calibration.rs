@@ -243,7 +243,7 @@ impl Bins {
     }
 
     /// Bin k is `[k/n, (k+1)/n)`. p·n may round across an edge, so the edges themselves decide.
-    fn index(&self, p: f64) -> usize {
+    pub(crate) fn index(&self, p: f64) -> usize {
         let n = self.equal();
         let edge = |k: usize| k as f64 / n as f64;
         let mut k = ((p * n as f64) as usize).min(n);
