@@ -349,14 +349,17 @@ mod tests {
     }
 
     #[test]
-    fn a_step_down_its_gradient_makes_it_less() {
+    fn going_down_its_gradient_calibrates() {
         let (mut logits, labels) = images(2, 3, 4);
-        let (before, gradient) = TERM.value_and_grad(&tensor(&logits, 3), &labels).unwrap();
-        for (logit, slope) in logits.iter_mut().zip(&gradient) {
-            *logit -= slope;
+        let before = TERM.value(&tensor(&logits, 3), &labels).unwrap();
+        for _ in 0..200 {
+            let (_, gradient) = TERM.value_and_grad(&tensor(&logits, 3), &labels).unwrap();
+            for (logit, slope) in logits.iter_mut().zip(&gradient) {
+                *logit -= 2.0 * slope;
+            }
         }
         let after = TERM.value(&tensor(&logits, 3), &labels).unwrap();
-        assert!(after < 0.99 * before, "{before} {after}");
+        assert!(after < 0.8 * before, "{before} {after}");
     }
 
     #[test]
