@@ -401,7 +401,7 @@ mod tests {
         let all = [3.0, 4.0, 1.0].map(|v| 4.0 / 3.0 + v / 2.0);
         expect(&denominators(&batch), &all);
         // γ = 2: the errors are squared, pixel by pixel.
-        let squared = |v: f64| v / 3.0 + ((4.0 - v) / 9.0 + 4.0 * v / 9.0) / 2.0;
+        let squared = |v: f64| v / 3.0 + (4.0 + 3.0 * v) / 18.0;
         let plus_plus = foreground.plus_plus(2.0);
         expect(&denominators(&plus_plus), &[3.0, 1.0, 1.0].map(squared));
         // One ratio an image: Σ (2TP + FP + FN) of three classes and 4 pixels.

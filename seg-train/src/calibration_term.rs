@@ -117,7 +117,7 @@ impl CalibrationTerm {
         &self,
         logits: &Tensor,
         labels: &[u8],
-        f: impl Fn(&Binned) -> T + Sync,
+        f: impl Fn(Binned<'_>) -> T + Sync,
     ) -> Result<Vec<T>> {
         let (items, classes, height, width) = logits.dims4()?;
         let plane = height * width;
@@ -134,7 +134,7 @@ impl CalibrationTerm {
         Ok(logits
             .par_chunks_exact(classes * plane)
             .zip(labels.par_chunks_exact(plane))
-            .map(|(logits, labels)| f(&Binned::new(logits, classes, labels, self.bins)))
+            .map(|(logits, labels)| f(Binned::new(logits, classes, labels, self.bins)))
             .collect())
     }
 }
@@ -343,7 +343,7 @@ mod tests {
             .map(|i| if i < 12 { -3_f64.ln() } else { 2_f64.ln() })
             .collect();
         let logits = [vec![0.0; 30], foreground].concat();
-        let labels: Vec<u8> = (0..30).map(|i| u8::from(i < 3 || i >= 18)).collect();
+        let labels: Vec<u8> = (0..30).map(|i| u8::from(!(3..18).contains(&i))).collect();
         let value = TERM.value(&tensor(&logits, 2), &labels).unwrap();
         assert!(value < 1e-15, "{value}");
     }

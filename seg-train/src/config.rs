@@ -134,7 +134,7 @@ impl Recipe {
             ("dropout", self.dropout != 0.0),
             ("watch", self.watch),
         ];
-        for (key, _) in for_cpu.iter().filter(|(_, is_set)| on_cuda && *is_set) {
+        if let Some((key, _)) = for_cpu.iter().find(|(_, is_set)| on_cuda && *is_set) {
             bail!(
                 "recipe.{key} is set and the device is cuda, whose training step does not know it; train with --device cpu, \
                  or leave recipe.{key} out"
@@ -458,20 +458,21 @@ mod tests {
 
     #[test]
     fn a_method_of_the_cpu_is_refused_on_cuda() {
-        let methods: [(&str, &dyn Fn(&mut Recipe)); 4] = [
-            ("label_smoothing", &|recipe| recipe.label_smoothing = 0.1),
-            ("calibration_term", &|recipe| {
-                recipe.calibration_term = Some(CalibrationTerm {
-                    weight: 1.0,
-                    bins: 15,
-                });
+        let all = Recipe {
+            label_smoothing: 0.1,
+            calibration_term: Some(CalibrationTerm {
+                weight: 1.0,
+                bins: 15,
             }),
-            ("dropout", &|recipe| recipe.dropout = 0.1),
-            ("watch", &|recipe| recipe.watch = true),
-        ];
-        for (key, method) in methods {
+            dropout: 0.1,
+            watch: true,
+            ..Recipe::default()
+        };
+        let all = toml::Table::try_from(&all).unwrap();
+        for key in ["label_smoothing", "calibration_term", "dropout", "watch"] {
+            let one = toml::Table::from_iter([(key.to_owned(), all[key].clone())]);
             let mut experiment = phantom();
-            method(&mut experiment.recipe);
+            experiment.recipe = one.try_into().unwrap();
             experiment.check().unwrap();
             experiment.device = "cuda:1".into();
             assert_eq!(

@@ -253,15 +253,7 @@ impl<'a> Run<'a> {
             let loss = (value, &gradient);
             (value, gradient) = term.add_to(loss, pass.logits(), &batch.labels)?;
         }
-        let mut line = StepLine {
-            epoch: self.position.epoch + 1,
-            step: self.position.begun.steps + 1,
-            loss: value,
-            logits_gradient: None,
-            weights_gradient: None,
-            smallest_denominator: None,
-            lr: self.position.lr,
-        };
+        let mut line = StepLine::next(&self.position, value);
         if !value.is_finite() {
             let largest = largest(pass.logits())?;
             if let Some(masked) = masked {
@@ -1036,9 +1028,10 @@ mod tests {
                     for (class, p) in p.chunks(256).enumerate() {
                         let each = p.iter().zip(labels).map(|(&p, &label)| {
                             let p = f64::from(p);
-                            match usize::from(label) == class {
-                                true => p + 0.5 * (1.0 - p).powi(2),
-                                false => 0.5 * p.powi(2),
+                            if usize::from(label) == class {
+                                p + 0.5 * (1.0 - p).powi(2)
+                            } else {
+                                0.5 * p.powi(2)
                             }
                         });
                         expected = expected.min(each.sum());

@@ -46,6 +46,19 @@ impl StepLine {
         "lr",
     ];
 
+    /// The step that comes next, of which no more is known than its loss.
+    pub(crate) fn next(position: &Position, loss: f64) -> Self {
+        Self {
+            epoch: position.epoch + 1,
+            step: position.begun.steps + 1,
+            loss,
+            logits_gradient: None,
+            weights_gradient: None,
+            smallest_denominator: None,
+            lr: position.lr,
+        }
+    }
+
     /// Reads `steps.csv`, oldest step first. What a crash left of a last line is left out.
     ///
     /// ```
@@ -70,7 +83,7 @@ impl StepLine {
         let shown = || path.display().to_string();
         let found = reader.headers().with_context(shown)?;
         ensure!(
-            found == &Self::COLUMNS[..],
+            *found == Self::COLUMNS[..],
             "{} has the columns {}, expected {}; move it away, and it begins anew",
             path.display(),
             found.iter().collect::<Vec<_>>().join(","),
