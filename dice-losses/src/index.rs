@@ -44,6 +44,16 @@ pub trait RegionIndex: Send + Sync {
         self.index(stats)?.affine(-1.0, 1.0)
     }
 
+    /// What the index divides by, one number for each of [`RegionIndex::index`]'s; none, the default, if it is no ratio
+    /// or does not say. For watching a training: where it is small, the gradient is large.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the tensor operations report.
+    fn denominator(&self, _stats: &RegionStats) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
     /// The index as data, if it is one of those that a CUDA kernel knows; the others' tensor operations run on the
     /// device one by one.
     #[cfg(feature = "cuda")]
@@ -89,14 +99,28 @@ impl Tversky {
     };
 }
 
+impl Tversky {
+    /// `α FP + β FN`, and `TP + α FP + β FN + s`.
+    fn parts(&self, stats: &RegionStats) -> Result<(Tensor, Tensor)> {
+        let errors = ((&stats.fp * self.alpha)? + (&stats.fn_ * self.beta)?)?;
+        let all = ((&stats.tp + &errors)? + self.smooth)?;
+        Ok((errors, all))
+    }
+}
+
 impl RegionIndex for Tversky {
     fn index(&self, stats: &RegionStats) -> Result<Tensor> {
         self.loss(stats)?.affine(-1.0, 1.0)
     }
 
     fn loss(&self, stats: &RegionStats) -> Result<Tensor> {
-        let errors = ((&stats.fp * self.alpha)? + (&stats.fn_ * self.beta)?)?;
-        guard::ratio(&errors, &((&stats.tp + &errors)? + self.smooth)?)
+        let (errors, all) = self.parts(stats)?;
+        guard::ratio(&errors, &all)
+    }
+
+    /// `TP + α FP + β FN + s`.
+    fn denominator(&self, stats: &RegionStats) -> Result<Option<Tensor>> {
+        Ok(Some(self.parts(stats)?.1))
     }
 
     #[cfg(feature = "cuda")]
@@ -171,6 +195,16 @@ impl GeneralisedDice {
         let rarest = or(&volume.ones_like()?.affine(NONE, 0.0)?)?.min_keepdim(D::Minus1)?;
         rarest.broadcast_div(&or(&rarest)?)?.powf(exponent)
     }
+
+    /// `Σ w (FP + FN)`, and `Σ w (2TP + FP + FN) + s`.
+    fn parts(&self, stats: &RegionStats) -> Result<(Tensor, Tensor)> {
+        let weights = self.weights(&stats.volume)?;
+        let errors = (&stats.fp + &stats.fn_)?;
+        let all = ((&stats.tp * 2.0)? + &errors)?;
+        let sum = |x: Tensor| (x * &weights)?.sum_keepdim(D::Minus1);
+        let (errors, all) = (sum(errors)?, (sum(all)? + self.smooth)?);
+        Ok((errors, all))
+    }
 }
 
 impl RegionIndex for GeneralisedDice {
@@ -179,11 +213,13 @@ impl RegionIndex for GeneralisedDice {
     }
 
     fn loss(&self, stats: &RegionStats) -> Result<Tensor> {
-        let weights = self.weights(&stats.volume)?;
-        let errors = (&stats.fp + &stats.fn_)?;
-        let all = ((&stats.tp * 2.0)? + &errors)?;
-        let sum = |x: Tensor| (x * &weights)?.sum_keepdim(D::Minus1);
-        guard::ratio(&sum(errors)?, &(sum(all)? + self.smooth)?)
+        let (errors, all) = self.parts(stats)?;
+        guard::ratio(&errors, &all)
+    }
+
+    /// `Σ w (2TP + FP + FN) + s`.
+    fn denominator(&self, stats: &RegionStats) -> Result<Option<Tensor>> {
+        Ok(Some(self.parts(stats)?.1))
     }
 
     #[cfg(feature = "cuda")]

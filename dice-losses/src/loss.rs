@@ -39,6 +39,35 @@ pub trait Loss: Send + Sync {
     /// As [`Loss::loss`].
     fn of_sums(&self, sums: &Sums) -> Result<Tensor>;
 
+    /// What the loss divides by, region by region: `TP + α FP + β FN + s` with γ in FP and FN of every item and class for
+    /// the Tversky family, `Σ w (2TP + FP + FN) + s` of every item for the generalised Dice loss. A compound has those of
+    /// its parts. Regions whose loss is no ratio are left out: those without truth, unless they are told to be
+    /// ([`crate::EmptyRegion::Ratio`]), so that a loss of pixels alone has none.
+    ///
+    /// For watching a training, since a small denominator makes a large gradient. It is a pass over the pixels of its own.
+    ///
+    /// ```
+    /// use dice_losses::{Loss, zoo, candle_core::{Device, Tensor}};
+    /// let logits = Tensor::new(&[[[0f64, 0., 0.]; 3]], &Device::Cpu)?; // p = ⅓ everywhere
+    /// let labels = Tensor::new(&[[0u8, 1, 1]], &Device::Cpu)?;
+    /// let of = |loss: &dyn Loss| loss.denominators(&(&logits).into(), &(&labels).into());
+    /// let found = of(&zoo::dice())?; // the third class is absent
+    /// assert_eq!(found.len(), 2);
+    /// assert!((found[0] - 1.0).abs() < 1e-6); // TP = ⅓, FP = ⅔, FN = ⅔
+    /// assert!((found[1] - 1.5).abs() < 1e-6); // TP = ⅔, FP = ⅓, FN = 4/3
+    /// let found = of(&zoo::dice_ce(1.0, 1.0, |dice| dice.plus_plus(2.0)))?;
+    /// assert!((found[0] - (1.0 / 3.0 + (2.0 / 9.0 + 4.0 / 9.0) / 2.0)).abs() < 1e-6);
+    /// assert_eq!(of(&zoo::cross_entropy())?, []);
+    /// # Ok::<(), dice_losses::candle_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Loss::loss`].
+    fn denominators(&self, _prediction: &Prediction, _target: &Target) -> Result<Vec<f64>> {
+        Ok(Vec::new())
+    }
+
     /// What [`Loss::of_sums`] computes, as data that a CUDA kernel computes behind the sums: then the value and the
     /// gradient are two launches in all. None, the default, if the loss is made of tensor operations: they run on the
     /// device one by one, and nothing else changes. A loss that is another one gives the other's.
@@ -125,6 +154,10 @@ macro_rules! pointer {
 
             fn of_sums(&self, sums: &Sums) -> Result<Tensor> {
                 (**self).of_sums(sums)
+            }
+
+            fn denominators(&self, prediction: &Prediction, target: &Target) -> Result<Vec<f64>> {
+                (**self).denominators(prediction, target)
             }
 
             #[cfg(feature = "cuda")]

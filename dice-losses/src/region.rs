@@ -191,8 +191,8 @@ impl<I: RegionIndex> RegionLoss<I> {
         self.reduce(stats, None)
     }
 
-    /// The losses `[N, C']`, and which of them count, 1 or 0, if not all do.
-    fn regions(&self, stats: &RegionStats) -> Result<(Tensor, Option<Tensor>)> {
+    /// The classes that count, and the sums of their regions.
+    fn chosen(&self, stats: &RegionStats) -> Result<(Chosen, RegionStats)> {
         let (channels, activation) = (stats.tp.dim(1)?, stats.activation);
         let chosen = Chosen {
             classes: self.classes.of(channels, activation)?,
@@ -208,17 +208,14 @@ impl<I: RegionIndex> RegionLoss<I> {
         } else {
             stats.select(&Tensor::new(chosen.classes.as_slice(), stats.tp.device())?)?
         };
+        Ok((chosen, stats))
+    }
+
+    /// The losses `[N, C']`, and which of them count, 1 or 0, if not all do.
+    fn regions(&self, stats: &RegionStats) -> Result<(Tensor, Option<Tensor>)> {
+        let (chosen, stats) = self.chosen(stats)?;
         let loss = self.index.loss(&stats)?;
-        // An index that makes one ratio of all classes has one region an item: all of them together.
-        let stats = match (loss.dims(), stats.tp.dims()) {
-            (found, expected) if found == expected => stats,
-            ([n, 1], [items, _]) if n == items => stats.merged()?,
-            (found, expected) => bail!(
-                "an index has a value for every region, of shape {expected:?}, or one for all classes of an item, of \
-                 shape [{}, 1]; found {found:?}",
-                expected[0]
-            ),
-        };
+        let stats = of_regions(&loss, stats)?;
         let (loss, counts) = if guard::is_known(&stats.volume, |volume| volume != 0.0)? {
             (loss, None)
         } else {
@@ -277,6 +274,19 @@ impl<I: RegionIndex> RegionLoss<I> {
     }
 }
 
+/// The sums of the regions that an index has made values of: one a class and item, or all classes of an item together.
+fn of_regions(values: &Tensor, stats: RegionStats) -> Result<RegionStats> {
+    match (values.dims(), stats.tp.dims()) {
+        (found, expected) if found == expected => Ok(stats),
+        ([n, 1], [items, _]) if n == items => stats.merged(),
+        (found, expected) => bail!(
+            "an index has a value for every region, of shape {expected:?}, or one for all classes of an item, of \
+             shape [{}, 1]; found {found:?}",
+            expected[0]
+        ),
+    }
+}
+
 /// The error where items are weighed that are one region.
 pub(crate) fn sample_weights_of_one_region() -> candle_core::Error {
     candle_core::Error::Msg(String::from(
@@ -293,6 +303,27 @@ impl<I: RegionIndex> Loss for RegionLoss<I> {
 
     fn of_sums(&self, sums: &Sums) -> Result<Tensor> {
         self.reduce(sums.region(self.modulation)?, sums.sample_weights())
+    }
+
+    fn denominators(&self, prediction: &Prediction, target: &Target) -> Result<Vec<f64>> {
+        let stats = RegionStats::new(prediction, target, self.modulation, Region::Item)?;
+        let (_, stats) = self.chosen(&stats)?;
+        let Some(denominators) = self.index.denominator(&stats)? else {
+            return Ok(Vec::new());
+        };
+        let stats = of_regions(&denominators, stats)?;
+        let numbers = |x: &Tensor| {
+            x.to_dtype(candle_core::DType::F64)?
+                .flatten_all()?
+                .to_vec1::<f64>()
+        };
+        let divides = |volume: f64| volume != 0.0 || self.empty == EmptyRegion::Ratio;
+        let all = numbers(&denominators)?
+            .into_iter()
+            .zip(numbers(&stats.volume)?);
+        Ok(all
+            .filter_map(|(denominator, volume)| divides(volume).then_some(denominator))
+            .collect())
     }
 
     #[cfg(feature = "cuda")]
@@ -324,5 +355,70 @@ impl<I: RegionIndex> Loss for RegionLoss<I> {
                 reduction: self.reduction,
             },
         )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::{index::Weighting, zoo};
+
+    /// Three classes, of which the first image lacks the last, at p = ⅓ everywhere.
+    fn denominators(loss: &dyn Loss) -> Vec<f64> {
+        let logits = Tensor::new(&[[[0f64; 4]; 3]; 2], &Device::Cpu).unwrap();
+        let labels = Tensor::new(&[[0u8, 1, 1, 1], [0, 0, 1, 2]], &Device::Cpu).unwrap();
+        loss.denominators(&(&logits).into(), &(&labels).into())
+            .unwrap()
+    }
+
+    #[track_caller]
+    fn expect(found: &[f64], expected: &[f64]) {
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        for (a, b) in found.iter().zip(expected) {
+            assert!((a - b).abs() < 1e-6, "{found:?}, expected {expected:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_loss_divides_by_is_told_for_every_region_that_has_a_ratio() {
+        // Of V pixels in 4: TP = V/3, FP = (4 − V)/3, FN = 2V/3; TP + ½ (FP + FN) = ⅔ + V/2.
+        let dice = zoo::dice();
+        let of = |volumes: &[f64]| {
+            volumes
+                .iter()
+                .map(|v| 2.0 / 3.0 + v / 2.0)
+                .collect::<Vec<_>>()
+        };
+        expect(&denominators(&dice), &of(&[1.0, 3.0, 2.0, 1.0, 1.0]));
+        let ratio = dice.clone().empty(EmptyRegion::Ratio);
+        expect(&denominators(&ratio), &of(&[1.0, 3.0, 0.0, 2.0, 1.0, 1.0]));
+        let foreground = dice.clone().classes(Classes::Foreground);
+        expect(&denominators(&foreground), &of(&[3.0, 1.0, 1.0]));
+        // As one region of 8 pixels: 4/3 + V/2.
+        let batch = dice.clone().region(Region::Batch);
+        let all = [3.0, 4.0, 1.0].map(|v| 4.0 / 3.0 + v / 2.0);
+        expect(&denominators(&batch), &all);
+        // γ = 2: the errors are squared, pixel by pixel.
+        let squared = |v: f64| v / 3.0 + (4.0 + 3.0 * v) / 18.0;
+        let plus_plus = foreground.plus_plus(2.0);
+        expect(&denominators(&plus_plus), &[3.0, 1.0, 1.0].map(squared));
+        // One ratio an image: Σ (2TP + FP + FN) of three classes and 4 pixels.
+        let generalised = zoo::generalised_dice(Weighting::Uniform);
+        expect(&denominators(&generalised), &[8.0, 8.0]);
+    }
+
+    #[test]
+    fn every_loss_with_regions_divides_and_no_other() {
+        for row in zoo::ZOO {
+            let loss = row.name.parse::<crate::LossSpec>().unwrap().build();
+            assert_eq!(
+                denominators(&loss).is_empty(),
+                !row.has_regions(),
+                "{}",
+                row.name
+            );
+        }
     }
 }

@@ -6,7 +6,9 @@ use candle_core::{Device, Result, Tensor};
 
 use crate::{
     loss::Loss,
+    prediction::Prediction,
     sums::{Request, Sums},
+    target::Target,
 };
 
 /// A weighted sum of losses and a constant.
@@ -73,6 +75,14 @@ impl Loss for WeightedSum {
             Some(total) => total + self.constant,
             None => Tensor::new(self.constant, &Device::Cpu)?.to_dtype(sums.dtype()),
         }
+    }
+
+    fn denominators(&self, prediction: &Prediction, target: &Target) -> Result<Vec<f64>> {
+        let mut all = Vec::new();
+        for (_, loss) in &self.terms {
+            all.extend(loss.denominators(prediction, target)?);
+        }
+        Ok(all)
     }
 
     #[cfg(feature = "cuda")]

@@ -130,15 +130,28 @@ pub(crate) fn target(
         let labels = Tensor::from_slice(labels, shape, device)?;
         return Ok(Target::labels(&labels).ignore_label(i64::from(IGNORE)));
     }
+    one_hot(labels, shape, classes, [0.0, 1.0], device)
+}
+
+/// A map for each class that has the second value where a pixel is of that class and the first elsewhere; zeros in every
+/// map where it is of none.
+pub(crate) fn one_hot(
+    labels: &[u8],
+    shape: (usize, usize, usize),
+    classes: usize,
+    [off, on]: [f32; 2],
+    device: &Device,
+) -> Result<Target> {
     let (n, height, width) = shape;
+    let value = |label: u8, class: usize| match label {
+        IGNORE | NO_CLASS => 0.0,
+        label if usize::from(label) == class => on,
+        _ => off,
+    };
     let one_hot: Vec<f32> = labels
         .chunks_exact(height * width)
         .flat_map(|image| {
-            (0..classes).flat_map(move |class| {
-                image
-                    .iter()
-                    .map(move |&label| f32::from(u8::from(usize::from(label) == class)))
-            })
+            (0..classes).flat_map(move |class| image.iter().map(move |&label| value(label, class)))
         })
         .collect();
     let one_hot = Tensor::from_vec(one_hot, (n, classes, height, width), device)?;

@@ -26,7 +26,9 @@ pub use self::{
 };
 use crate::{
     augment::Augment,
+    calibration_term::CalibrationTerm,
     data::{DataConfig, Dataset, Layout},
+    dropout,
     inference::InferenceConfig,
     legible::legible,
     metrics::MetricsConfig,
@@ -101,6 +103,18 @@ pub struct Recipe {
     /// Further epochs with another loss, from the best weights of those before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fine_tune: Option<FineTune>,
+    /// ε of label smoothing, `[0, 1)`: the true class counts `1 − ε + ε / C` in training, any other `ε / C`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub label_smoothing: f64,
+    /// Average calibration error, added to the loss.
+    #[serde(skip_serializing_if = "is_default")]
+    pub calibration_term: Option<CalibrationTerm>,
+    /// The rate of channel dropout in training, `[0, 1)`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub dropout: f64,
+    /// Whether the gradient's norms are written for each step, to `steps.csv`; no number of the run depends on it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub watch: bool,
 }
 
 /// Training that goes on with another loss, such as cross-entropy after Dice (Rousseau et al. 2021).
@@ -130,6 +144,35 @@ pub enum OnNan {
     Skip,
 }
 
+impl Recipe {
+    /// What the types of the ways to better calibration cannot say; `on_cuda` where the device is CUDA's.
+    fn check(&self, on_cuda: bool) -> Result<()> {
+        if !(0.0..1.0).contains(&self.label_smoothing) {
+            bail!(
+                "recipe.label_smoothing is {}; expected a number from 0 to below 1, such as 0.1",
+                self.label_smoothing
+            );
+        }
+        if let Some(term) = &self.calibration_term {
+            term.check().context("recipe.calibration_term")?;
+        }
+        dropout::check(self.dropout).context("recipe.dropout")?;
+        let for_cpu = [
+            ("label_smoothing", self.label_smoothing != 0.0),
+            ("calibration_term", self.calibration_term.is_some()),
+            ("dropout", self.dropout != 0.0),
+            ("watch", self.watch),
+        ];
+        if let Some((key, _)) = for_cpu.iter().find(|(_, is_set)| on_cuda && *is_set) {
+            bail!(
+                "recipe.{key} is set and the device is cuda, whose training step does not know it; train with --device cpu, \
+                 or leave recipe.{key} out"
+            );
+        }
+        Ok(())
+    }
+}
+
 impl Default for Recipe {
     fn default() -> Self {
         Self {
@@ -143,6 +186,10 @@ impl Default for Recipe {
             precision: Precision::F32,
             member: 0,
             fine_tune: None,
+            label_smoothing: 0.0,
+            calibration_term: None,
+            dropout: 0.0,
+            watch: false,
         }
     }
 }
@@ -232,6 +279,7 @@ impl Experiment {
                 self.recipe.precision
             );
         }
+        self.recipe.check(is_cuda(&self.device))?;
         self.unet.validate()?;
         let multiple = self.unet.size_multiple();
         let [height, width] = self.preprocess.size;
@@ -388,6 +436,85 @@ mod tests {
             experiment.check().unwrap_err().to_string(),
             "size 64x40 does not fit the network: a depth of 4 halves it that often, so height and width must be multiples of 16"
         );
+    }
+
+    #[test]
+    fn a_method_is_in_the_toml_where_it_is_asked_for_and_nowhere_else() {
+        let plain = phantom().to_toml().unwrap();
+        for key in ["label_smoothing", "calibration_term", "dropout", "watch"] {
+            assert!(!plain.contains(key), "{key}");
+        }
+        let mut experiment = phantom();
+        experiment.recipe.label_smoothing = 0.1;
+        experiment.recipe.calibration_term = Some(CalibrationTerm {
+            weight: 0.5,
+            bins: 20,
+        });
+        experiment.recipe.dropout = 0.25;
+        experiment.recipe.watch = true;
+        let text = experiment.to_toml().unwrap();
+        assert_eq!(Experiment::from_toml(&text).unwrap(), experiment);
+    }
+
+    #[test]
+    fn a_method_out_of_its_range_is_refused() {
+        let refused = |change: &dyn Fn(&mut Recipe)| {
+            let mut experiment = phantom();
+            change(&mut experiment.recipe);
+            format!("{:#}", experiment.check().unwrap_err())
+        };
+        for epsilon in [1.0, -0.1, f64::NAN] {
+            assert_eq!(
+                refused(&|recipe| recipe.label_smoothing = epsilon),
+                format!(
+                    "recipe.label_smoothing is {epsilon}; expected a number from 0 to below 1, such as 0.1"
+                )
+            );
+        }
+        let term = |weight, bins| {
+            refused(&|recipe| recipe.calibration_term = Some(CalibrationTerm { weight, bins }))
+        };
+        assert_eq!(
+            term(0.0, 15),
+            "recipe.calibration_term: weight is 0; expected a finite number above 0, or leave the term out"
+        );
+        assert_eq!(
+            term(1.0, 0),
+            "recipe.calibration_term: bins is 0; expected a whole number from 1 to 10000"
+        );
+        assert_eq!(
+            refused(&|recipe| recipe.dropout = 1.0),
+            "recipe.dropout: the rate of dropout is 1; expected a number from 0 to below 1"
+        );
+    }
+
+    #[test]
+    fn a_method_of_the_cpu_is_refused_on_cuda() {
+        let all = Recipe {
+            label_smoothing: 0.1,
+            calibration_term: Some(CalibrationTerm {
+                weight: 1.0,
+                bins: 15,
+            }),
+            dropout: 0.1,
+            watch: true,
+            ..Recipe::default()
+        };
+        let all = toml::Table::try_from(&all).unwrap();
+        for key in ["label_smoothing", "calibration_term", "dropout", "watch"] {
+            let one = toml::Table::from_iter([(key.to_owned(), all[key].clone())]);
+            let mut experiment = phantom();
+            experiment.recipe = one.try_into().unwrap();
+            experiment.check().unwrap();
+            experiment.device = "cuda:1".into();
+            assert_eq!(
+                experiment.check().unwrap_err().to_string(),
+                format!(
+                    "recipe.{key} is set and the device is cuda, whose training step does not know it; train with \
+                     --device cpu, or leave recipe.{key} out"
+                )
+            );
+        }
     }
 
     #[test]

@@ -262,7 +262,11 @@ fn load_unscaled(
         let member = RunFolder::open(&folder.file(&member_folder(member)))?;
         unets.push(best_weights(&member, experiment, device)?);
     }
-    Inference::ensemble(unets, experiment.recipe.precision, device)
+    let net = Inference::ensemble(unets, experiment.recipe.precision, device)?;
+    match experiment.inference.samples {
+        0 => Ok(net),
+        samples => net.sampled(samples, experiment.recipe.dropout, experiment.seed),
+    }
 }
 
 /// Fits a run's scaling to its validation set and writes it to the folder, where the run has one.

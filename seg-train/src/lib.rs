@@ -5,6 +5,7 @@
 
 pub mod augment;
 pub mod batches;
+pub mod calibration_term;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
@@ -12,6 +13,7 @@ pub mod corrupt;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod data;
+pub mod dropout;
 pub mod evaluate;
 pub mod inference;
 mod legible;
@@ -29,6 +31,7 @@ pub mod rng;
 pub mod run_folder;
 mod say;
 pub mod schedule;
+pub mod smoothing;
 pub mod state;
 pub mod stats;
 pub mod store;
@@ -36,3 +39,4 @@ pub mod study;
 mod threads;
 pub mod threshold;
 pub mod train;
+pub mod watch;

@@ -394,12 +394,13 @@ impl Sgd {
 pub fn norm(tensors: &[&Tensor]) -> Result<f64> {
     let mut sum = 0.0;
     for tensor in tensors {
-        sum += sum_of_squares(&tensor.contiguous()?)?;
+        sum += sum_of_squares(tensor)?;
     }
     Ok(sum.sqrt())
 }
 
-fn sum_of_squares(tensor: &Tensor) -> candle_core::Result<f64> {
+/// What [`norm`] adds up: the sum of the squares of one tensor's elements, in f64.
+pub(crate) fn sum_of_squares(tensor: &Tensor) -> candle_core::Result<f64> {
     fn of<T: WithDType>(values: &[T]) -> f64 {
         let runs: Vec<f64> = values
             .par_chunks(RUN)
@@ -407,6 +408,7 @@ fn sum_of_squares(tensor: &Tensor) -> candle_core::Result<f64> {
             .collect();
         runs.iter().sum()
     }
+    let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     Ok(match &*storage {
         Storage::Cpu(CpuStorage::F32(values)) => of(covered!(values, layout)),

@@ -22,6 +22,8 @@ pub enum Purpose {
     Phantom = 5,
     /// Drawing values again from a sample; the sample number is that of the resample.
     Bootstrap = 6,
+    /// The channels that a training step drops; the sample number is that of the step within its epoch.
+    Dropout = 7,
     /// The corruption of one image; the epoch number is that of the corruption.
     Corrupt = 8,
 }

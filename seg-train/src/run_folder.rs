@@ -36,6 +36,7 @@ use crate::{
 /// | `split.json` | which image was trained, validated and tested on ([`Parts`]) |
 /// | `files.json` | length and checksum of every image and mask file ([`Files`]); none where images are generated |
 /// | `log.jsonl` | a line an epoch ([`EpochLine`]) |
+/// | `steps.csv` | a line a training step ([`StepLine`](crate::watch::StepLine)); with `recipe.watch` only |
 /// | `best.safetensors` | the weights of the epoch with the lowest validation loss |
 /// | `state.safetensors` | all that going on needs, as of the last completed epoch, or a step of the one that follows |
 /// | `state.previous.safetensors` | the state before it, until the run has ended |

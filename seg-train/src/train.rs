@@ -21,6 +21,7 @@ use crate::{
     batches::{Batch, Images, ahead},
     config::{Experiment, FIRST, OnNan},
     data::Dataset,
+    dropout::{Dropout, Masked},
     evaluate::{best_weights, probabilities},
     metrics::{Confusion, EmptyMask, Pixels},
     optim::{Sgd, norm},
@@ -28,8 +29,10 @@ use crate::{
     rng::{Purpose, stream},
     run_folder::{EpochLine, RunFolder},
     say::say,
+    smoothing::smooth,
     state::{Begun, Best, Found, PREVIOUS, Position, State},
     store,
+    watch::{Squares, StepLine, Watch, smallest},
 };
 
 /// How a training run ended.
@@ -73,6 +76,9 @@ pub fn train(
     let mut run = Run::open(stage, data, &images, folder)?;
     let end = run.go_on(stop);
     run.progress.finish();
+    // The steps up to a number that is none are those to look at.
+    let watched = run.watch.as_mut().map_or(Ok(()), Watch::flush);
+    let end = end.and_then(|end| watched.map(|()| end));
     end.map_err(|error| match error.downcast_ref::<Diverged>() {
         Some(_) => error,
         None => anyhow!(
@@ -93,6 +99,10 @@ struct Run<'a> {
     loss: Box<dyn Loss>,
     unet: UNet,
     sgd: Sgd,
+    /// None where no channel is dropped.
+    dropout: Option<Dropout>,
+    /// None where nobody asked for it.
+    watch: Option<Watch>,
     /// The steps on a CUDA device; none on the CPU.
     #[cfg(feature = "cuda")]
     gpu: Option<crate::cuda::step::Steps>,
@@ -139,6 +149,8 @@ impl<'a> Run<'a> {
         }
         #[cfg(feature = "cuda")]
         let gpu = Self::steps_on_gpu(recipe, &device)?;
+        let dropout = (recipe.dropout > 0.0).then(|| Dropout::new(&unet, recipe.dropout));
+        let watch = recipe.watch.then(|| Watch::open(folder, &position));
         let images_behind = position.epoch * data.split.train.len() + position.begun.images;
         Ok(Self {
             experiment,
@@ -151,6 +163,8 @@ impl<'a> Run<'a> {
             loss: experiment.loss_spec()?.build(),
             unet,
             sgd,
+            dropout: dropout.transpose()?,
+            watch: watch.transpose()?,
             saved: position.clone(),
             position,
             progress: Progress::new(recipe.epochs, data.split.train.len(), images_behind),
@@ -205,7 +219,9 @@ impl<'a> Run<'a> {
                     let mut rng = stream(seed, Purpose::Augment, epoch as u64, index as u64);
                     Ok(augment(&images.get(index)?, settings, &mut rng))
                 });
-                Batch::gather(&augmented.collect::<Result<Vec<_>>>()?, classes, &device)
+                let batch =
+                    Batch::gather(&augmented.collect::<Result<Vec<_>>>()?, classes, &device)?;
+                smooth(batch, recipe.label_smoothing, classes)
             });
             for batch in batches {
                 self.step(&batch?)?;
@@ -231,34 +247,91 @@ impl<'a> Run<'a> {
     }
 
     fn step(&mut self, batch: &Batch) -> Result<()> {
+        let masked = self.drop_channels()?;
         let Self { unet, sgd, .. } = self;
         let pass = unet.pass(&batch.images)?;
-        let (value, gradient) = self
-            .loss
-            .value_and_grad(&Prediction::logits(pass.logits()), &batch.target)?;
-        let value = f64::from(value.to_scalar::<f32>()?);
+        let prediction = Prediction::logits(pass.logits());
+        let (value, gradient) = self.loss.value_and_grad(&prediction, &batch.target)?;
+        let (mut value, mut gradient) = (f64::from(value.to_scalar::<f32>()?), gradient);
+        let recipe = &self.experiment.recipe;
+        if let Some(term) = &recipe.calibration_term
+            && value.is_finite()
+        {
+            let loss = (value, &gradient);
+            (value, gradient) = term.add_to(loss, pass.logits(), &batch.labels)?;
+        }
+        let mut line = StepLine::next(&self.position, value);
         if !value.is_finite() {
             let largest = largest(pass.logits())?;
+            if let Some(masked) = masked {
+                masked.restore(unet)?;
+            }
+            self.watched(line);
             return self.no_number("loss", value, &batch.ids, Some(largest));
         }
-        if sgd.clips() || self.experiment.recipe.on_nan == OnNan::Skip {
+        let mut squares = None;
+        if self.watch.is_some() {
+            line.logits_gradient = Some(norm(&[&gradient])?);
+            let denominators = self.loss.denominators(&prediction, &batch.target)?;
+            line.smallest_denominator = smallest(&denominators);
+            squares = Some(Squares::of(unet.vars().len()));
+        }
+        let mut watch = |at: usize, gradient: &Tensor| match &mut squares {
+            Some(squares) => squares.add(at, gradient),
+            None => Ok(()),
+        };
+        if sgd.clips() || recipe.on_nan == OnNan::Skip || masked.is_some() {
             // All of them before the first variable changes.
             let mut gradients = vec![None; unet.vars().len()];
             pass.backward_each(&gradient, |at, gradient| -> Result<()> {
+                let gradient = match masked.as_ref().and_then(|masked| masked.scale(at)) {
+                    Some(factors) => (gradient * factors)?,
+                    None => gradient,
+                };
+                watch(at, &gradient)?;
                 gradients[at] = Some(gradient);
                 Ok(())
             })?;
+            if let Some(masked) = masked {
+                masked.restore(unet)?;
+            }
             let gradients: Vec<&Tensor> = gradients.iter().flatten().collect();
             let length = norm(&gradients)?;
             if !length.is_finite() {
+                line.weights_gradient = Some(length);
+                self.watched(line);
                 return self.no_number("norm of the gradient", length, &batch.ids, None);
             }
             sgd.step_each(&gradients)?;
         } else {
-            pass.backward_each(&gradient, |at, gradient| sgd.update(at, &gradient))?;
+            pass.backward_each(&gradient, |at, gradient| {
+                watch(at, &gradient)?;
+                sgd.update(at, &gradient)
+            })?;
         }
+        line.weights_gradient = squares.as_ref().map(Squares::norm);
+        self.watched(line);
         self.taken(value, batch.len());
         Ok(())
+    }
+
+    /// Drops the channels of the next step, if there is dropout. The mask is keyed by epoch and step: a run that goes on
+    /// from any of its states draws the same.
+    fn drop_channels(&self) -> Result<Option<Masked>> {
+        let Some(dropout) = &self.dropout else {
+            return Ok(None);
+        };
+        let Position { epoch, begun, .. } = &self.position;
+        let (epoch, step) = (*epoch as u64 + 1, begun.steps as u64 + 1);
+        let mut rng = stream(self.experiment.seed, Purpose::Dropout, epoch, step);
+        dropout.mask(&self.unet, &mut rng).map(Some)
+    }
+
+    /// Notes a step for `steps.csv`, if that is kept.
+    fn watched(&mut self, line: StepLine) {
+        if let Some(watch) = &mut self.watch {
+            watch.add(line);
+        }
     }
 
     /// Counts a step that was taken, of so many images and this loss.
@@ -385,6 +458,10 @@ impl<'a> Run<'a> {
     }
 
     fn save(&mut self) -> Result<()> {
+        // First: a step that the state knows is never missing from the file.
+        if let Some(watch) = &mut self.watch {
+            watch.flush()?;
+        }
         let Self {
             folder,
             experiment,
@@ -407,7 +484,8 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// The mean loss and Dice an image over the validation set, which is never augmented.
+    /// The mean loss and Dice an image over the validation set, which is never augmented. The loss is that of the hard
+    /// labels, without dropout; a calibration term is part of it.
     fn validate(&mut self, epoch: usize) -> Result<Validation> {
         #[cfg(feature = "cuda")]
         if self.gpu.is_some() {
@@ -425,7 +503,12 @@ impl<'a> Run<'a> {
             for batch in batches {
                 let batch = batch?;
                 let logits = self.unet.infer(&batch.images)?;
-                let measured = Measured::of(self.loss.as_ref(), &batch, &logits)?;
+                let mut measured = Measured::of(self.loss.as_ref(), &batch, &logits)?;
+                if let Some(term) = &self.experiment.recipe.calibration_term
+                    && measured.loss.is_finite()
+                {
+                    measured.loss += term.weight * term.value(&logits, &batch.labels)?;
+                }
                 self.check_validation(epoch, &batch.ids, &measured)?;
                 validation.add(batch.len(), &measured);
             }
@@ -571,7 +654,11 @@ mod tests {
     use image::{GrayImage, Luma};
 
     use super::*;
-    use crate::{config::Preset, run_folder::testing};
+    use crate::{
+        calibration_term::CalibrationTerm,
+        config::{Preset, Recipe},
+        run_folder::testing,
+    };
 
     /// Six images of 16 × 16, by their grey value and whether a pixel is foreground.
     fn data_set(
@@ -743,6 +830,19 @@ mod tests {
         assert!(error.to_string().starts_with(&begins), "{error}");
     }
 
+    /// All that can be done in training for better calibration, and the record of the steps.
+    fn with_every_method(experiment: &mut Experiment) {
+        experiment.recipe.label_smoothing = 0.1;
+        experiment.recipe.calibration_term = Some(TERM);
+        experiment.recipe.dropout = 0.3;
+        experiment.recipe.watch = true;
+    }
+
+    const TERM: CalibrationTerm = CalibrationTerm {
+        weight: 0.5,
+        bins: 15,
+    };
+
     #[test]
     fn a_run_stopped_at_any_step_goes_on_to_the_same_bits() {
         let home = tempfile::tempdir().unwrap();
@@ -751,19 +851,27 @@ mod tests {
         // Four training images: two steps an epoch; a gradient of all is needed at once.
         experiment.recipe.batch = 2;
         experiment.recipe.sgd.clip_norm = Some(0.5);
+        stopped_and_unbroken_come_to_one_end(&experiment, &data);
+        with_every_method(&mut experiment);
+        stopped_and_unbroken_come_to_one_end(&experiment, &data);
+        experiment.recipe.sgd.clip_norm = None;
+        stopped_and_unbroken_come_to_one_end(&experiment, &data);
+    }
+
+    fn stopped_and_unbroken_come_to_one_end(experiment: &Experiment, data: &Dataset) {
         let end = |run: &Path| {
             let files = ["best.safetensors", crate::state::STATE];
             files.map(|name| std::fs::read(run.join(name)).unwrap())
         };
         let whole = tempfile::tempdir().unwrap();
         let unbroken = testing::folder(whole.path());
-        train(&experiment, &data, &unbroken, &AtomicBool::new(false)).unwrap();
+        train(experiment, data, &unbroken, &AtomicBool::new(false)).unwrap();
         let cut = tempfile::tempdir().unwrap();
         let folder = testing::folder(cut.path());
         let mut stops = Vec::new();
         while let End::Stopped(at) =
             // Set from the beginning: each call makes one step, and closes its epoch if that was the last.
-            train(&experiment, &data, &folder, &AtomicBool::new(true)).unwrap()
+            train(experiment, data, &folder, &AtomicBool::new(true)).unwrap()
         {
             stops.push(at);
             assert!(stops.len() < 9, "{stops:?}");
@@ -778,16 +886,226 @@ mod tests {
             ]
         );
         assert_eq!(end(whole.path()), end(cut.path()));
-        let lines = |folder: &RunFolder| {
-            let log = folder.log().unwrap();
-            log.into_iter()
-                .map(|line| EpochLine {
-                    seconds: 0.0,
-                    images_per_second: 0.0,
-                    ..line
-                })
-                .collect::<Vec<_>>()
-        };
         assert_eq!(lines(&unbroken), lines(&folder));
+        let steps = |folder: &RunFolder| std::fs::read(folder.file(StepLine::NAME)).ok();
+        assert_eq!(steps(&unbroken).is_some(), experiment.recipe.watch);
+        assert_eq!(steps(&unbroken), steps(&folder));
+    }
+
+    /// The log without its times.
+    fn lines(folder: &RunFolder) -> Vec<EpochLine> {
+        let log = folder.log().unwrap();
+        log.into_iter()
+            .map(|line| EpochLine {
+                seconds: 0.0,
+                images_per_second: 0.0,
+                ..line
+            })
+            .collect()
+    }
+
+    #[test]
+    fn each_method_trains_to_other_weights_and_a_watched_run_to_the_same() {
+        let home = tempfile::tempdir().unwrap();
+        let data = data_set(home.path(), |x, y| (x * y) as u8, |x, y| x > y);
+        let trained = |change: &dyn Fn(&mut Recipe)| {
+            let mut experiment = tiny("dice++");
+            change(&mut experiment.recipe);
+            let run = tempfile::tempdir().unwrap();
+            let folder = testing::folder(run.path());
+            let end = train(&experiment, &data, &folder, &AtomicBool::new(false));
+            assert_eq!(end.unwrap(), End::Finished);
+            let log = lines(&folder);
+            assert!(log.iter().all(|l| l.skipped == 0 && l.val_loss.is_finite()));
+            (std::fs::read(folder.file(Best::NAME)).unwrap(), log)
+        };
+        let plain = trained(&|_| ());
+        assert_eq!(trained(&|recipe| recipe.watch = true), plain);
+        let methods: [&dyn Fn(&mut Recipe); 3] = [
+            &|recipe| recipe.label_smoothing = 0.1,
+            &|recipe| recipe.calibration_term = Some(TERM),
+            &|recipe| recipe.dropout = 0.3,
+        ];
+        for method in methods {
+            let first = trained(method);
+            assert_ne!(first.0, plain.0);
+            assert_eq!(trained(method), first);
+            let watched = trained(&|recipe| {
+                method(recipe);
+                recipe.watch = true;
+            });
+            assert_eq!(watched, first);
+        }
+    }
+
+    #[test]
+    fn the_validation_loss_is_of_hard_labels_without_dropout_and_has_the_calibration_term() {
+        let home = tempfile::tempdir().unwrap();
+        let data = data_set(home.path(), |x, y| (x * y) as u8, |x, y| x > y);
+        let validated = |change: &dyn Fn(&mut Recipe)| {
+            let mut experiment = tiny("dice++");
+            change(&mut experiment.recipe);
+            let run = tempfile::tempdir().unwrap();
+            let folder = testing::folder(run.path());
+            let images = Images::new(&data, &experiment.preprocess);
+            let mut run = Run::open(&experiment, &data, &images, &folder).unwrap();
+            run.validate(1).unwrap().loss()
+        };
+        let plain = validated(&|_| ());
+        let softly = validated(&|recipe| {
+            recipe.label_smoothing = 0.3;
+            recipe.dropout = 0.5;
+        });
+        assert_eq!(softly, plain);
+
+        let experiment = tiny("dice++");
+        let unet = UNet::new(&experiment.unet, experiment.seed, &Device::Cpu).unwrap();
+        let images = Images::new(&data, &experiment.preprocess);
+        let terms: Vec<f64> = data
+            .split
+            .val
+            .iter()
+            .map(|&index| {
+                let batch = Batch::gather(&[images.get(index).unwrap()], 2, &Device::Cpu).unwrap();
+                let logits = unet.infer(&batch.images).unwrap();
+                TERM.value(&logits, &batch.labels).unwrap()
+            })
+            .collect();
+        let term = terms.iter().sum::<f64>() / terms.len() as f64;
+        assert!(
+            term > 0.01,
+            "a network that is not trained is not calibrated"
+        );
+        let found = validated(&|recipe| recipe.calibration_term = Some(TERM));
+        assert!((found - (plain + TERM.weight * term)).abs() < 1e-12);
+    }
+
+    /// A run at its beginning and its first images as a batch.
+    fn with_a_batch(experiment: &Experiment, check: impl FnOnce(&mut Run, &Batch)) {
+        let home = tempfile::tempdir().unwrap();
+        let data = data_set(home.path(), |x, y| (x * y) as u8, |x, y| x > y);
+        let run = tempfile::tempdir().unwrap();
+        let folder = testing::folder(run.path());
+        let images = Images::new(&data, &experiment.preprocess);
+        let prepared: Vec<_> = (0..2).map(|i| images.get(i).unwrap()).collect();
+        let batch = Batch::gather(&prepared, 2, &Device::Cpu).unwrap();
+        let mut run = Run::open(experiment, &data, &images, &folder).unwrap();
+        check(&mut run, &batch);
+    }
+
+    #[test]
+    fn what_is_watched_is_the_gradient_of_the_step_and_what_the_loss_divides_by() {
+        for clip_norm in [None, Some(1e-3)] {
+            let mut experiment = tiny("dice+ce++:gamma=2,smooth=0");
+            experiment.recipe.watch = true;
+            experiment.recipe.sgd.clip_norm = clip_norm;
+            with_a_batch(&experiment, |run, batch| {
+                let pass = run.unet.pass(&batch.images).unwrap();
+                let p = probabilities(pass.logits()).unwrap();
+                let (value, gradient) = run
+                    .loss
+                    .value_and_grad(&Prediction::logits(pass.logits()), &batch.target)
+                    .unwrap();
+                let of_logits = norm(&[&gradient]).unwrap();
+                let store = pass.backward(&gradient).unwrap();
+                let all: Vec<&Tensor> = run
+                    .unet
+                    .vars()
+                    .iter()
+                    .map(|(_, var)| store.get(var).unwrap())
+                    .collect();
+                let of_weights = norm(&all).unwrap();
+                run.step(batch).unwrap();
+                run.watch.as_mut().unwrap().flush().unwrap();
+                let steps = StepLine::read(&run.folder.file(StepLine::NAME)).unwrap();
+                let [found] = &steps[..] else {
+                    panic!("{steps:?}")
+                };
+                let loss = f64::from(value.to_scalar::<f32>().unwrap());
+                assert_eq!(
+                    (found.epoch, found.step, found.loss, found.lr),
+                    (1, 1, loss, 0.1)
+                );
+                assert_eq!(found.logits_gradient, Some(of_logits));
+                assert_eq!(found.weights_gradient, Some(of_weights));
+
+                // TP + ½ FP + ½ FN of each image and class, the errors squared.
+                let mut expected = f64::INFINITY;
+                for (p, labels) in p.chunks(2 * 256).zip(batch.labels.chunks(256)) {
+                    for (class, p) in p.chunks(256).enumerate() {
+                        let each = p.iter().zip(labels).map(|(&p, &label)| {
+                            let p = f64::from(p);
+                            if usize::from(label) == class {
+                                p + 0.5 * (1.0 - p).powi(2)
+                            } else {
+                                0.5 * p.powi(2)
+                            }
+                        });
+                        expected = expected.min(each.sum());
+                    }
+                }
+                let smallest = found.smallest_denominator.unwrap();
+                assert!((smallest / expected - 1.0).abs() < 1e-5);
+            });
+        }
+        let mut experiment = tiny("ce");
+        experiment.recipe.watch = true;
+        with_a_batch(&experiment, |run, batch| {
+            run.step(batch).unwrap();
+            run.watch.as_mut().unwrap().flush().unwrap();
+            let steps = StepLine::read(&run.folder.file(StepLine::NAME)).unwrap();
+            assert_eq!(steps[0].smallest_denominator, None);
+        });
+    }
+
+    #[test]
+    fn a_step_that_is_left_out_leaves_no_channel_dropped() {
+        let mut experiment = tiny("dice++");
+        with_every_method(&mut experiment);
+        experiment.recipe.on_nan = OnNan::Skip;
+        with_a_batch(&experiment, |run, batch| {
+            let bits = |run: &Run| {
+                let tensors = run.unet.tensors();
+                let values = tensors
+                    .iter()
+                    .map(|(_, t)| t.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+                values.collect::<Vec<_>>()
+            };
+            let before = bits(run);
+            run.loss = Box::new(Odd {
+                loss: experiment.loss_spec().unwrap().build(),
+                calls: 0.into(),
+                at: 0,
+            });
+            run.step(batch).unwrap();
+            assert_eq!(run.position.begun.skipped, 1);
+            assert_eq!(bits(run), before);
+            run.step(batch).unwrap();
+            assert_ne!(bits(run), before);
+            run.watch.as_mut().unwrap().flush().unwrap();
+            let steps = StepLine::read(&run.folder.file(StepLine::NAME)).unwrap();
+            let [left_out, taken] = &steps[..] else {
+                panic!("{steps:?}")
+            };
+            assert!(left_out.loss.is_nan() && left_out.weights_gradient.is_none());
+            assert!(taken.step == 2 && taken.weights_gradient.unwrap() > 0.0);
+        });
+    }
+
+    #[test]
+    fn the_step_that_ended_a_run_is_in_the_record() {
+        let home = tempfile::tempdir().unwrap();
+        let data = data_set(home.path(), |x, y| (x * y) as u8, |x, y| x > y);
+        let run = tempfile::tempdir().unwrap();
+        let folder = testing::folder(run.path());
+        let mut experiment = tiny("dice+ce:ce_weight=1e300");
+        experiment.recipe.watch = true;
+        let error = train(&experiment, &data, &folder, &AtomicBool::new(false)).unwrap_err();
+        assert!(error.is::<Diverged>(), "{error}");
+        let steps = StepLine::read(&folder.file(StepLine::NAME)).unwrap();
+        let [step] = &steps[..] else {
+            panic!("{steps:?}")
+        };
+        assert!((step.epoch, step.step) == (1, 1) && !step.loss.is_finite());
     }
 }

@@ -6,12 +6,14 @@ use toml::Table;
 use super::{Experiment, unknown};
 
 /// Keys that no number of a run depends on as far as it has come: where the images lie, how many epochs there will be,
-/// when states are written, and what is done about a loss that is no number, of which there was none or it was left out.
-const NO_NUMBERS: [&str; 4] = [
+/// when states are written, what is done about a loss that is no number, of which there was none or it was left out, and
+/// whether the steps are watched.
+const NO_NUMBERS: [&str; 5] = [
     "data.path",
     "recipe.epochs",
     "recipe.on_nan",
     "recipe.save_every",
+    "recipe.watch",
 ];
 
 /// A key and its two values; `none` where an experiment has none.
@@ -64,6 +66,7 @@ mod tests {
         let mut other = one.clone();
         other.data.path = "/two".into();
         other.recipe.save_every = 7;
+        other.recipe.watch = true;
         assert_eq!(one.differences(&other).unwrap(), []);
         other.unet.width = 5;
         other.recipe.sgd.clip_norm = Some(1.0);

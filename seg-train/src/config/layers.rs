@@ -263,6 +263,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::calibration_term::CalibrationTerm;
 
     fn with_set(set: &[&str]) -> Result<Experiment> {
         Layers {
@@ -338,6 +339,44 @@ mod tests {
         assert_eq!(
             Layers::default().resolve(None).unwrap_err().to_string(),
             "no loss was named: give --loss SPEC, for example --loss dice++ (`seg-train losses` lists them all)"
+        );
+    }
+
+    #[test]
+    fn a_method_of_training_is_set_by_its_key_though_no_preset_has_it() {
+        let recipe = |set: &[&str]| with_set(set).unwrap().recipe;
+        let found = recipe(&[
+            "recipe.label_smoothing=0.1",
+            "recipe.dropout=0.25",
+            "recipe.watch=true",
+        ]);
+        assert_eq!(
+            (found.label_smoothing, found.dropout, found.watch),
+            (0.1, 0.25, true)
+        );
+        let term = |weight, bins| Some(CalibrationTerm { weight, bins });
+        assert_eq!(recipe(&[]).calibration_term, None);
+        for (set, expected) in [
+            (&["recipe.calibration_term={weight=0.5}"][..], term(0.5, 15)),
+            (&["recipe.calibration_term.weight=2"], term(2.0, 15)),
+            (
+                &[
+                    "recipe.calibration_term.bins=20",
+                    "recipe.calibration_term.weight=1",
+                ],
+                term(1.0, 20),
+            ),
+        ] {
+            assert_eq!(recipe(set).calibration_term, expected, "{set:?}");
+        }
+        let refused = |set: &str| with_set(&[set]).unwrap_err().to_string();
+        assert_eq!(
+            refused("recipe.calibration_term.bins=20"),
+            "missing field `weight` in `recipe.calibration_term`"
+        );
+        assert!(
+            refused("recipe.calibration_term.share=1")
+                .starts_with("unknown key `recipe.calibration_term.share`;")
         );
     }
 

@@ -93,7 +93,24 @@ impl Experiment {
         if let Some(FineTune { loss, epochs, .. }) = &self.recipe.fine_tune {
             said.push_str(&format!(", then {} for {epochs} epochs", short(loss)?));
         }
-        for (is_so, words) in self.inference.words() {
+        let recipe = &self.recipe;
+        for (is_so, words) in [
+            (
+                recipe.label_smoothing > 0.0,
+                format!("labels smoothed by {}", recipe.label_smoothing),
+            ),
+            (
+                recipe.calibration_term.is_some(),
+                "with a term of calibration error".to_owned(),
+            ),
+            (
+                recipe.dropout > 0.0,
+                format!("dropout of {}", recipe.dropout),
+            ),
+        ]
+        .into_iter()
+        .chain(self.inference.words())
+        {
             if is_so {
                 said.push_str(&format!(", {words}"));
             }
@@ -118,6 +135,11 @@ impl Experiment {
             bail!(
                 "recipe.member is {} and inference.members {members}: one network of an ensemble is no ensemble; leave one of them out",
                 self.recipe.member
+            );
+        }
+        if samples > 0 && self.recipe.dropout == 0.0 {
+            bail!(
+                "inference.samples is {samples} and recipe.dropout 0: there is nothing to sample from; set recipe.dropout, such as 0.2"
             );
         }
         let Some(FineTune { loss, epochs, lr }) = &self.recipe.fine_tune else {
@@ -211,6 +233,10 @@ mod tests {
                 run.recipe.member = 1;
             }),
             "recipe.member is 1 and inference.members 2: one network of an ensemble is no ensemble; leave one of them out"
+        );
+        assert_eq!(
+            refused(|run| run.inference.samples = 5),
+            "inference.samples is 5 and recipe.dropout 0: there is nothing to sample from; set recipe.dropout, such as 0.2"
         );
         let tuned = |loss: &str, epochs, lr| {
             let mut run = phantom();

@@ -23,24 +23,24 @@ pub(super) fn refuse(base: &Table, layer: &Table) -> Result<()> {
     Ok(())
 }
 
-/// A key may be absent from the base because it is optional: then serde takes it.
+/// A key may be absent from the base because it is optional, or the table that it is in: then serde takes it.
 fn is_optional(base: &Table, layer: &Table, key: &str) -> bool {
     let mut table = base.clone();
-    let (Some(value), Some((path, last))) = (find(layer, key), key.rsplit_once('.')) else {
-        return false;
-    };
     let mut place = &mut table;
-    for part in path.split('.') {
-        // A table of optional keys may be absent as a whole.
-        let inner = place
-            .entry(part)
-            .or_insert_with(|| Value::Table(Table::new()));
-        match inner {
-            Value::Table(inner) => place = inner,
-            _ => return false,
+    let parts: Vec<&str> = key.split('.').collect();
+    for (depth, part) in parts.iter().enumerate() {
+        if !place.contains_key(*part) {
+            let Some(value) = find(layer, &parts[..=depth].join(".")) else {
+                return false;
+            };
+            place.insert((*part).to_owned(), value.clone());
+            break;
         }
+        place = match place.get_mut(*part) {
+            Some(Value::Table(inner)) => inner,
+            _ => return false,
+        };
     }
-    place.insert(last.to_owned(), value.clone());
     typed::<Experiment>(table).map_or_else(
         |error| !error.to_string().contains("unknown field"),
         |_| true,

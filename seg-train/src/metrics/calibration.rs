@@ -267,7 +267,7 @@ impl Bins {
         }
     }
 
-    fn index(&self, p: f64) -> usize {
+    pub(crate) fn index(&self, p: f64) -> usize {
         bin_of(p, self.equal()).min(self.count.len() - 1)
     }
 }

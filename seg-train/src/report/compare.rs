@@ -284,6 +284,7 @@ mod tests {
                 .unwrap();
         }
         let report = Report {
+            method: loss.into(),
             loss: loss.into(),
             data: "phantom".into(),
             seed: 0,

@@ -23,7 +23,7 @@ use self::{
     results::{Finished, Group, Progress, Results},
     tables::{Decided, claims, comparisons, decide, means, values},
 };
-use super::{Plan, Show, claim::Verdict, plan::PlannedGrid, queue::duration};
+use super::{Plan, Show, claim::Verdict, grid::PAPERS, plan::PlannedGrid, queue::duration};
 use crate::{
     report::{
         document::{Cell, Column, Kind, Row, Table, identifier},

@@ -26,6 +26,7 @@ use crate::{
     run_folder::RunFolder,
     study::{
         Compare, Grid, Show,
+        grid::PAPERS,
         plan::{PlannedGrid, PlannedRun, run_folder},
     },
 };

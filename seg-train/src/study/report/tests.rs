@@ -8,6 +8,7 @@ use crate::{
     study::{
         Grid,
         claim::{Difference, Metric},
+        grid::PAPERS,
         plan::{Cell as Point, PlannedRun},
     },
 };
