@@ -5,6 +5,7 @@
 //! a family. No test knows a case or a parameter value: everything comes from the records, so that any folder of the
 //! format can be checked. A record that has no counterpart is left out with its reason, and counted.
 
+mod calibration;
 mod folder;
 mod losses_common;
 mod metrics;

@@ -256,3 +256,237 @@ impl Calibration {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        raster::IGNORE,
+        rng::{Purpose, stream},
+    };
+    use rand::Rng as _;
+
+    /// An image of probabilities, labels drawn from them, and its size.
+    fn drawn(seed: u64, classes: usize, size: [usize; 2]) -> (Vec<f32>, Vec<u8>) {
+        let mut rng = stream(seed, Purpose::Order, 0, 0);
+        let n = size[0] * size[1];
+        let (mut p, mut labels) = (vec![0.0; classes * n], vec![0; n]);
+        for i in 0..n {
+            let weights: Vec<f32> = (0..classes).map(|_| rng.random::<f32>().powi(4)).collect();
+            let mut left = rng.random::<f32>();
+            for (class, weight) in weights.iter().enumerate() {
+                let share = weight / weights.iter().sum::<f32>();
+                p[class * n + i] = share;
+                if left >= 0.0 {
+                    labels[i] = class as u8;
+                }
+                left -= share;
+            }
+        }
+        (p, labels)
+    }
+
+    #[test]
+    fn labels_drawn_from_the_probabilities_leave_no_error_and_the_interval_holds_the_diagonal() {
+        let config = MetricsConfig::default();
+        let mut calibration = Calibration::new(3, &config);
+        for seed in 0..40 {
+            let (p, labels) = drawn(seed, 3, [50, 60]);
+            let pixels = Pixels::new(&p, 3, &labels).unwrap();
+            calibration
+                .add(&pixels, [50, 60], Some(&p[3000..]))
+                .unwrap();
+        }
+        let summary = calibration.summary();
+        // 120,000 pixels: a bin of n is off by √(p(1 − p)/n) or so, a hundredth at most.
+        for name in ["foreground", "class 1", "class 2", "top label", "boundary"] {
+            let view = summary.view(name).unwrap();
+            for errors in [view.equal_width, view.equal_mass] {
+                assert!(errors.ece.unwrap() < 0.006, "{name}: {errors:?}");
+                assert!(errors.mce.unwrap() < 0.04, "{name}: {errors:?}");
+            }
+        }
+        let bins = &summary.view("class 1").unwrap().reliability;
+        let inside = bins.iter().filter(|bin| {
+            let [low, high] = bin.interval.unwrap();
+            (low..=high).contains(&bin.confidence.unwrap())
+        });
+        assert!(inside.count() >= 12, "{bins:?}");
+        let truth = summary.truth.unwrap();
+        assert!(truth.ece < 1e-15 && truth.absolute < 1e-15 && truth.kl.abs() < 1e-6);
+        assert!(summary.volume.bias.unwrap().abs() < 0.01);
+        let brier = summary.brier.unwrap();
+        assert!(brier.reliability < 1e-4 && brier.resolution > 0.05);
+        let rows: Vec<u64> = summary
+            .histogram
+            .iter()
+            .map(|row| row.iter().sum())
+            .collect();
+        assert_eq!(rows, [40; 15]);
+    }
+
+    #[test]
+    fn too_sure_a_model_is_found_out() {
+        let mut calibration = Calibration::new(2, &MetricsConfig::default());
+        let (p, labels) = drawn(0, 2, [100, 100]);
+        // Twice the log-odds.
+        let sure = p[10_000..]
+            .iter()
+            .map(|p| p * p / (p * p + (1.0 - p) * (1.0 - p)));
+        let sure: Vec<f32> = sure.collect();
+        let pixels = Pixels::new(&sure, 1, &labels).unwrap();
+        calibration
+            .add(&pixels, [100, 100], Some(&p[10_000..]))
+            .unwrap();
+        let summary = calibration.summary();
+        let view = &summary.views[0];
+        let expected = p[10_000..]
+            .iter()
+            .zip(&sure)
+            .map(|(q, p)| f64::from((q - p).abs()));
+        let expected = expected.sum::<f64>() / 10_000.0;
+        assert!(expected > 0.03);
+        for found in [
+            view.equal_width.ece.unwrap(),
+            view.equal_mass.ece.unwrap(),
+            summary.truth.unwrap().ece,
+        ] {
+            assert!((found - expected).abs() < 0.01, "{found}, {expected}");
+        }
+        assert!((summary.truth.unwrap().absolute - expected).abs() < 1e-9);
+    }
+
+    #[test]
+    fn neither_the_order_of_images_nor_how_they_are_divided_changes_a_bit() {
+        let sizes = [[5, 7], [9, 4], [1, 30], [12, 12], [3, 3], [8, 20]];
+        let config = MetricsConfig::default();
+        let add = |to: &mut Calibration, k: usize| {
+            let (p, mut labels) = drawn(k as u64, 3, sizes[k]);
+            labels[k] = IGNORE;
+            let q = (k != 2).then(|| &p[labels.len()..]); // one without
+            let pixels = Pixels::new(&p, 3, &labels).unwrap();
+            to.add(&pixels, sizes[k], q).unwrap();
+        };
+        let new = || Calibration::new(3, &config);
+        let mut whole = new();
+        (0..6).for_each(|k| add(&mut whole, k));
+        for orders in [[[3, 1, 5], [0, 4, 2]], [[5, 4, 3], [2, 1, 0]]] {
+            let [mut merged, other] = orders.map(|order| {
+                let mut part = new();
+                order.into_iter().for_each(|k| add(&mut part, k));
+                part
+            });
+            merged.merge(&other).unwrap();
+            merged.merge(&new()).unwrap();
+            assert_eq!(merged, whole);
+            assert_eq!(merged.summary(), whole.summary());
+        }
+        assert_eq!(whole.summary().images, 6);
+        assert_eq!(whole.summary().pixels, 35 + 36 + 30 + 144 + 9 + 160 - 6);
+        assert_eq!(
+            whole.summary().truth.unwrap().pixels,
+            35 + 36 + 144 + 9 + 160 - 5
+        );
+    }
+
+    #[test]
+    fn ignored_pixels_change_nothing_but_the_boundary_beside_them() {
+        let config = MetricsConfig::default();
+        let summary = |p: &[f32], labels: &[u8]| {
+            let mut calibration = Calibration::new(2, &config);
+            let pixels = Pixels::new(p, 1, labels).unwrap();
+            calibration
+                .add(&pixels, [1, labels.len()], Some(p))
+                .unwrap();
+            calibration.summary()
+        };
+        let without = summary(&[0.1, 0.6, 0.7], &[0, 1, 0]);
+        let with = summary(&[0.1, 0.6, 0.7, 0.9, 0.9], &[0, 1, 0, IGNORE, IGNORE]);
+        assert_eq!(with, without);
+    }
+
+    #[test]
+    fn the_boundary_is_a_view_of_its_own() {
+        // Wrong at the boundary alone: two pixels on each side of the change, as k = 1 has it.
+        let (mut p, labels) = (vec![0.0_f32; 20], [vec![0; 10], vec![1; 10]].concat());
+        p[10..].fill(1.0);
+        p[8..12].fill(0.5);
+        let config = MetricsConfig {
+            boundary: 1,
+            ..MetricsConfig::default()
+        };
+        let mut calibration = Calibration::new(2, &config);
+        let pixels = Pixels::new(&p, 1, &labels).unwrap();
+        let image = calibration.add(&pixels, [1, 20], None).unwrap();
+        let summary = calibration.summary();
+        let boundary = summary.view("boundary").unwrap();
+        assert_eq!(boundary.pixels, 4);
+        assert_eq!(boundary.reliability[7].pixels, 4);
+        assert_eq!(
+            (image.ece_boundary, boundary.equal_width.ece),
+            (Some(0.0), Some(0.0))
+        );
+        p[8..10].fill(0.75);
+        let pixels = Pixels::new(&p, 1, &labels).unwrap();
+        let image = ImageCalibration::of(&pixels, [1, 20], None, &config).unwrap();
+        assert_eq!(image.ece_boundary, Some(0.625)); // two at 0.75 never right, two at 0.5 always
+        let one = Pixels::new(&p, 1, &[0; 20]).unwrap();
+        let image = ImageCalibration::of(&one, [1, 20], None, &config).unwrap();
+        assert_eq!(image.ece_boundary, None);
+    }
+
+    #[test]
+    fn without_a_pixel_there_is_no_figure() {
+        let mut calibration = Calibration::new(2, &MetricsConfig::default());
+        let pixels = Pixels::new(&[0.5_f32; 2], 1, &[IGNORE; 2]).unwrap();
+        calibration.add(&pixels, [1, 2], Some(&[0.5; 2])).unwrap();
+        let summary = calibration.summary();
+        assert_eq!((summary.images, summary.pixels), (1, 0));
+        assert_eq!(
+            (summary.nll, summary.brier, summary.truth),
+            (None, None, None)
+        );
+        assert_eq!(
+            summary.volume,
+            crate::metrics::calibration::Volume::default()
+        );
+        for view in &summary.views {
+            assert_eq!(
+                (view.equal_width, view.equal_mass),
+                (Errors::default(), Errors::default())
+            );
+            assert!(view.reliability.iter().all(|bin| bin.accuracy.is_none()));
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_and_leaves_the_sums_alone() {
+        let config = MetricsConfig::default();
+        let mut calibration = Calibration::new(2, &config);
+        let empty = calibration.clone();
+        let p = [0.25_f32, 0.25, 0.5];
+        let three = Pixels::new(&p, 3, &[1]).unwrap();
+        assert_eq!(
+            calibration
+                .add(&three, [1, 1], None)
+                .unwrap_err()
+                .to_string(),
+            "a calibration of 2 classes cannot take an output of 3; use one Calibration a model"
+        );
+        let two = Pixels::new(&p, 1, &[1, 0, 1]).unwrap();
+        assert_eq!(
+            calibration.add(&two, [2, 2], None).unwrap_err().to_string(),
+            "3 pixels do not make 2 rows of 2; pass the height and the width of the probabilities"
+        );
+        calibration.add(&two, [1, 3], Some(&[0.5; 2])).unwrap_err();
+        let fewer = MetricsConfig { bins: 5, ..config };
+        assert_eq!(
+            calibration
+                .merge(&Calibration::new(3, &fewer))
+                .unwrap_err()
+                .to_string(),
+            "a calibration of 2 classes in 15 bins cannot take one of 3 in 5; measure both with one configuration"
+        );
+        assert_eq!(calibration, empty);
+    }
+}

@@ -3,7 +3,6 @@
 use super::{
     bin_of,
     boundary::near_boundary,
-    mass::errors_of,
     tally::{Errors, Tally, add_all},
     truth::TruthSums,
     volume::VolumeSums,
@@ -112,7 +111,7 @@ impl ImageCalibration {
                 let pairs = pixels
                     .counted()
                     .map(|(i, y)| (pixels.p(class, i), y == class));
-                errors_of(pairs.collect(), n)
+                Errors::equal_mass(pairs.collect(), n)
             })
             .collect();
         image.ace = Errors::class_mean(&masses).ace;
