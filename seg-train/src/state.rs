@@ -208,7 +208,7 @@ impl State {
             bail!("it holds no position of a run");
         };
         let then = Experiment::from_toml(&toml).context("its experiment")?;
-        let differences = then.differences(experiment)?;
+        let differences = then.training().differences(&experiment.training())?;
         ensure!(
             differences.is_empty(),
             "it was written for another experiment: {}; put run.toml back as it was, or train another run",

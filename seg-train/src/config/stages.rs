@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 
 use super::{Experiment, FineTune};
-use crate::{inference::InferenceConfig, optim::Sgd};
+use crate::{inference::InferenceConfig, metrics::MetricsConfig, optim::Sgd};
 
 /// The name of the folder, within a run's, of the training that fine-tuning goes on from.
 pub const FIRST: &str = "first";
@@ -15,11 +15,13 @@ const MEMBERS: usize = 100;
 const SAMPLES: usize = 10_000;
 
 impl Experiment {
-    /// The same training and nothing after it: what runs that differ in [`inference`](Self::inference) alone share.
+    /// The same training and nothing after it: what runs share that differ in [`inference`](Self::inference) and
+    /// [`metrics`](Self::metrics) alone.
     #[must_use]
     pub fn training(&self) -> Self {
         Self {
             inference: InferenceConfig::default(),
+            metrics: MetricsConfig::default(),
             ..self.clone()
         }
     }

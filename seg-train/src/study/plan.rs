@@ -18,6 +18,7 @@ use super::{
 use crate::{
     config::{Experiment, Layers, Preset},
     data::Dataset,
+    inference::InferenceConfig,
     open,
     run_folder::{Parts, RunFolder, data_set::FILES},
     state::{Best, STATE},
@@ -133,8 +134,13 @@ impl Plan {
         }
         // Stable: within a rank of seeds the order of the grids stays, but that what is made of another run's training comes
         // after it.
-        let shares = |run: &PlannedRun| run.experiment.training() != run.experiment;
-        ranked.sort_by_key(|(rank, run)| (*rank, shares(run)));
+        ranked.sort_by_key(|(rank, run)| {
+            let Experiment {
+                recipe, inference, ..
+            } = &run.experiment;
+            let shares = *inference != InferenceConfig::default() || recipe.fine_tune.is_some();
+            (*rank, shares)
+        });
         plan.runs = ranked.into_iter().map(|(_, run)| run).collect();
         Ok(plan)
     }
@@ -292,33 +298,33 @@ pub fn is_same(one: &Experiment, other: &Experiment) -> bool {
     anywhere(one) == anywhere(other)
 }
 
-/// Takes over the training of another run of the grid, where one has been made from the same experiment: runs that differ in
-/// what becomes of their weights alone, such as a scaling, share it, and its bits are those that training anew would give.
+/// Takes over the training of another run of the grid, where one is done that was made from the same experiment: runs that
+/// differ in what becomes of their weights alone, such as a scaling, share it, and its bits are those that training anew
+/// would give. `beside` is the folder of the grid's runs.
 ///
 /// # Errors
 ///
 /// When a file cannot be read or written.
 pub fn adopt(folder: &RunFolder, experiment: &Experiment, beside: Option<&Path>) -> Result<()> {
-    let training = experiment.training();
-    let Some(other) = beside
-        .map(|runs| Ok::<_, anyhow::Error>(runs.join(name(&training)?)))
-        .transpose()?
-    else {
+    // The state is written last: with it a training has been taken over whole, or was begun here.
+    let (Some(runs), false) = (beside, folder.file(STATE).exists()) else {
         return Ok(());
     };
-    // The state is written last: with it a training has been taken over whole, or was begun here.
-    if folder.file(STATE).exists() || other == folder.path() || !other.join(DONE).is_file() {
-        return Ok(());
-    }
-    let other = RunFolder::open(&other)?;
-    let unchanged = is_same(&other.experiment()?, &training)
-        && Parts::read(&other)? == Parts::read(folder)?
-        && open::record(&other.file(FILES)).ok() == open::record(&folder.file(FILES)).ok();
-    if !unchanged {
-        return Ok(());
-    }
-    for file in [Best::NAME, "log.jsonl", STATE] {
-        folder.write(file, &fs::read(other.file(file))?)?;
+    let mut names: Vec<PathBuf> = fs::read_dir(runs)?.flatten().map(|run| run.path()).collect();
+    names.sort();
+    let done = |run: &&PathBuf| run.join(DONE).is_file() && *run != folder.path();
+    for run in names.iter().filter(done) {
+        let other = RunFolder::open(run)?;
+        let made = other.experiment()?;
+        let is_it = is_same(&made.training(), &experiment.training())
+            && Parts::read(&other)? == Parts::read(folder)?
+            && open::record(&other.file(FILES)).ok() == open::record(&folder.file(FILES)).ok();
+        if is_it {
+            for file in [Best::NAME, "log.jsonl", STATE] {
+                folder.write(file, &fs::read(other.file(file))?)?;
+            }
+            return Ok(());
+        }
     }
     Ok(())
 }
