@@ -15,6 +15,7 @@ use crate::{
         Threshold, ThresholdSweep,
     },
     phantom::entropy,
+    preprocess::Prepared,
     raster::Labels,
     report::{examples::Example, table::number},
     resample::resize_labels,
@@ -95,6 +96,22 @@ pub fn evaluate(
     threshold: Option<f64>,
     device: &Device,
 ) -> Result<Evaluated> {
+    evaluate_each(folder, experiment, data, threshold, device, |_, _| Ok(()))
+}
+
+/// The same, and in the same pass something else with every image and its probabilities, planar `[classes, pixels]`.
+///
+/// # Errors
+///
+/// Those of [`evaluate`], and what `each` refuses.
+pub fn evaluate_each(
+    folder: &RunFolder,
+    experiment: &Experiment,
+    data: &Dataset,
+    threshold: Option<f64>,
+    device: &Device,
+    mut each: impl FnMut(&Prepared, &[f32]) -> Result<()>,
+) -> Result<Evaluated> {
     check_threshold(threshold, data.classes)?;
     let net = load(folder, experiment, device)?;
     let images = Images::new(data, &experiment.preprocess);
@@ -105,6 +122,7 @@ pub fn evaluate(
         for pair in ahead(scope, data.split.test.iter(), |&index| images.both(index)) {
             let (sample, prepared) = pair?;
             let p = net.predict(&prepared.image)?;
+            each(&prepared, &p)?;
             let labels = &prepared.labels;
             let pixels = Pixels::new(&p, data.classes, &labels.data)?;
             let mask = Labels {

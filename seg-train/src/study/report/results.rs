@@ -14,7 +14,6 @@ use crate::{
         EpochLine, RunFolder,
         tables::{read_reliability, read_rows, read_thresholds},
     },
-    stats::MeanInterval,
     study::{
         Plan,
         plan::{Cell, PlannedGrid, PlannedRun, run_folder},
@@ -236,10 +235,4 @@ fn by_image(
 /// The mean; NaN of nothing.
 pub(super) fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
-}
-
-/// The mean and its 95 % interval by Student's t, as every table and figure shows them; no interval of one value.
-pub(super) fn mean_and_interval(values: &[f64]) -> (f64, Option<[f64; 2]>) {
-    let interval = MeanInterval::of(values, 0.95).map(|interval| interval.t);
-    (mean(values), interval)
 }

@@ -2,7 +2,7 @@
 
 use super::{
     differences::{COLUMNS, Differences},
-    results::{Group, Progress, Results, mean, mean_and_interval},
+    results::{Group, Progress, Results, mean},
 };
 use crate::{
     metrics::ImageRow,
