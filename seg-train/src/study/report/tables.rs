@@ -7,7 +7,7 @@ use super::{
 use crate::{
     metrics::ImageRow,
     report::document::{Cell, Column, Kind, Row, Table, p_value, rounded},
-    stats::{MeanInterval, bootstrap_mean},
+    stats::{MeanInterval, bootstrap_mean, mean_and_interval},
     study::{
         Grid, Plan,
         claim::{Claim, Relation, SIGNIFICANT, Verdict, can_be_decided, column},
