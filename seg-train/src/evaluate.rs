@@ -130,16 +130,16 @@ pub fn evaluate_each(
                 ..*labels
             };
             let mask = resize_labels(&mask, [sample.labels.height, sample.labels.width]);
+            let size = [labels.height, labels.width];
             evaluation.add(
                 &sample.id,
-                &mask.data,
-                &sample.labels.data,
+                [&mask, &sample.labels],
                 &pixels,
+                size,
                 prepared.truth.as_deref(),
             )?;
             if data.classes == 2 {
                 let p = foreground(&p, 2);
-                let size = [labels.height, labels.width];
                 thresholds.push(sweep.image(&sample.id, &p, size, &sample.labels)?);
             }
             if let Some(q) = prepared.truth.as_deref() {

@@ -4,6 +4,31 @@
 //! the bin's pixels were right and how probable they were said to be. Bins are sums, so a whole test set costs as much
 //! memory as one image, and bins of images merge into bins of the set. Guo et al. 2017 (ECE, MCE), Nixon et al. 2019
 //! (ACE, class-wise).
+//!
+//! [`Bins`] are one binning of one kind of confidence; [`Calibration`] is all that a data set's probabilities tell.
+
+mod boundary;
+mod brier;
+mod data_set;
+mod diagram;
+mod exact;
+mod image;
+mod mass;
+mod summary;
+mod tally;
+mod truth;
+mod volume;
+
+pub use boundary::near_boundary;
+pub use brier::Decomposition;
+pub use data_set::Calibration;
+pub use diagram::Reliability;
+pub use exact::Exact;
+pub use image::ImageCalibration;
+pub use summary::{CalibrationSummary, View};
+pub use tally::Errors;
+pub use truth::TruthDistance;
+pub use volume::Volume;
 
 use super::Pixels;
 use anyhow::{Result, bail};
@@ -242,18 +267,22 @@ impl Bins {
         }
     }
 
-    /// Bin k is `[k/n, (k+1)/n)`. p·n may round across an edge, so the edges themselves decide.
     fn index(&self, p: f64) -> usize {
-        let n = self.equal();
-        let edge = |k: usize| k as f64 / n as f64;
-        let mut k = ((p * n as f64) as usize).min(n);
-        if k > 0 && p < edge(k) {
-            k -= 1;
-        } else if k < n && p >= edge(k + 1) {
-            k += 1;
-        }
-        k.min(self.count.len() - 1)
+        bin_of(p, self.equal()).min(self.count.len() - 1)
     }
+}
+
+/// Of `n` bins over `[0, 1]`, k is `[k/n, (k+1)/n)`, and 1 is beyond the last. p·n may round across an edge, so the edges
+/// themselves decide.
+fn bin_of(p: f64, n: usize) -> usize {
+    let edge = |k: usize| k as f64 / n as f64;
+    let mut k = ((p * n as f64) as usize).min(n);
+    if k > 0 && p < edge(k) {
+        k -= 1;
+    } else if k < n && p >= edge(k + 1) {
+        k += 1;
+    }
+    k
 }
 
 /// The mean of one figure over the class-wise bins, say [`Bins::ece`]; classes without pixels do not enter.

@@ -7,23 +7,27 @@
 //! |---|---|---|
 //! | Dice, Jaccard, precision, recall | paper, II-E | [`overlap`] |
 //! | NLL over all classes (proper) and over the foreground alone (as the authors' evaluation has it), Brier | Eq. 1, Eq. 11 | [`scores`] |
-//! | ECE, MCE, ACE | Guo et al. 2017; Nixon et al. 2019 | [`calibration`] |
+//! | ECE, MCE, ACE over bins of equal width and of equal mass; Brier's parts; near the boundary; expected volume; distance from true probabilities | Guo et al. 2017; Nixon et al. 2019; Murphy 1973 | [`calibration`] |
+//! | Hausdorff 95 %, average surface distance, surface Dice | Nikolov et al. 2018 | [`surface`] |
 //! | the counts at many softmax thresholds | Eq. 10 | [`thresholds`] |
 //! | a row an image | | [`image`] |
 //! | means with 95 % intervals, pooled ECE | | [`summary`] |
 
 pub mod calibration;
+pub mod distance;
 pub mod image;
 pub mod overlap;
 pub mod scores;
 pub mod summary;
+pub mod surface;
 pub mod thresholds;
 
-pub use calibration::{Bins, ReliabilityBin, Top};
+pub use calibration::{Bins, Calibration, CalibrationSummary, ReliabilityBin, Top};
 pub use image::{ImageRow, MetricsConfig};
 pub use overlap::{Confusion, EmptyMask, Rule, Threshold};
 pub use scores::Scores;
 pub use summary::{Evaluation, Line, Summary};
+pub use surface::Surfaces;
 pub use thresholds::{ImageThresholds, ThresholdSweep};
 
 use crate::raster::{IGNORE, NO_CLASS};

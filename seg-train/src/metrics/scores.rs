@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 pub const CLIP: f64 = 1e-7;
 
 /// −log p, kept finite by [`CLIP`].
-fn surprise(p: f64) -> f64 {
+pub(super) fn surprise(p: f64) -> f64 {
     -p.clamp(CLIP, 1.0 - CLIP).ln()
 }
 

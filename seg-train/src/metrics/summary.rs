@@ -1,9 +1,10 @@
 //! A test set's summary: means over images with 95 % intervals, and what only all pixels together can tell.
 
 use super::{
-    Bins, ImageRow, MetricsConfig, Pixels, Scores, calibration::class_mean, image::measure,
+    Bins, Calibration, CalibrationSummary, ImageRow, MetricsConfig, Pixels, Scores,
+    calibration::class_mean, image::measure,
 };
-use crate::stats::MeanInterval;
+use crate::{raster::Labels, stats::MeanInterval};
 use anyhow::Result;
 use serde::Serialize;
 
@@ -45,10 +46,12 @@ pub struct Pooled {
 /// The summary of a test set.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
-    /// A line a metric, in the order of [`ImageRow::COLUMNS`].
+    /// A line a metric, in the order of [`ImageRow::columns`].
     pub lines: Vec<Line>,
     /// All pixels as one lot.
     pub pooled: Pooled,
+    /// What they tell of calibration; `None` before the first image, without which there are no classes.
+    pub calibration: Option<CalibrationSummary>,
 }
 
 impl Summary {
@@ -61,12 +64,13 @@ impl Summary {
 /// Measures a test set image by image, keeping a row an image and the merged sums.
 ///
 /// ```
-/// use seg_train::metrics::{Evaluation, MetricsConfig, Pixels};
+/// use seg_train::{metrics::{Evaluation, MetricsConfig, Pixels}, raster::Labels};
 /// let mut evaluation = Evaluation::new(MetricsConfig::default());
 /// for (id, p) in [("a", [0.9_f32, 0.2]), ("b", [0.6, 0.6])] {
-///     let labels = [1, 0];
-///     let predicted = p.map(|p| u8::from(p > 0.5));
-///     evaluation.add(id, &predicted, &labels, &Pixels::new(&p, 1, &labels)?, None)?;
+///     let truth = Labels { height: 1, width: 2, data: vec![1, 0] };
+///     let predicted = Labels { data: p.map(|p| u8::from(p > 0.5)).into(), ..truth };
+///     let pixels = Pixels::new(&p, 1, &truth.data)?;
+///     evaluation.add(id, [&predicted, &truth], &pixels, [1, 2], None)?;
 /// }
 /// let dice = evaluation.summary();
 /// let dice = dice.line("dice").unwrap();
@@ -79,6 +83,7 @@ pub struct Evaluation {
     config: MetricsConfig,
     rows: Vec<ImageRow>,
     sums: Option<(Scores, Vec<Bins>)>,
+    calibration: Option<Calibration>,
 }
 
 impl Evaluation {
@@ -88,10 +93,12 @@ impl Evaluation {
             config,
             rows: Vec::new(),
             sums: None,
+            calibration: None,
         }
     }
 
-    /// Measures one image ([`measure`]) and keeps its row.
+    /// Measures one image ([`measure`]) and keeps its row: `[predicted, truth]` at the image's own size, `pixels` and `q`
+    /// at the network's, `size`.
     ///
     /// # Errors
     ///
@@ -99,12 +106,15 @@ impl Evaluation {
     pub fn add<P: Copy + Into<f64>>(
         &mut self,
         id: &str,
-        predicted: &[u8],
-        truth: &[u8],
+        labels: [&Labels; 2],
         pixels: &Pixels<'_, P>,
+        size: [usize; 2],
         q: Option<&[f32]>,
     ) -> Result<&ImageRow> {
-        let measured = measure(id, predicted, truth, pixels, q, &self.config)?;
+        let measured = measure(id, labels, pixels, size, q, &self.config)?;
+        self.calibration
+            .get_or_insert_with(|| Calibration::new(pixels.classes(), &self.config))
+            .take(pixels, &measured.calibration)?;
         match &mut self.sums {
             None => self.sums = Some((measured.scores, measured.bins)),
             Some((scores, bins)) => {
@@ -131,8 +141,7 @@ impl Evaluation {
 
     /// Means, intervals and pooled figures of what was measured so far.
     pub fn summary(&self) -> Summary {
-        let lines = ImageRow::COLUMNS
-            .iter()
+        let lines = ImageRow::columns()
             .map(|(metric, read)| {
                 let values: Vec<f64> = self.rows.iter().filter_map(read).collect();
                 Line {
@@ -159,7 +168,11 @@ impl Evaluation {
             nll: scores.map(Scores::nll),
             brier: scores.map(Scores::brier),
         };
-        Summary { lines, pooled }
+        Summary {
+            lines,
+            pooled,
+            calibration: self.calibration.as_ref().map(Calibration::summary),
+        }
     }
 }
 
@@ -168,6 +181,24 @@ mod tests {
     use super::*;
     use crate::{metrics::EmptyMask, raster::IGNORE};
 
+    fn add(
+        evaluation: &mut Evaluation,
+        id: &str,
+        [predicted, truth]: [&[u8]; 2],
+        p: &[f32],
+        q: Option<&[f32]>,
+    ) {
+        let row = |data: &[u8]| Labels {
+            height: 1,
+            width: data.len(),
+            data: data.to_vec(),
+        };
+        let pixels = Pixels::new(p, 1, truth).unwrap();
+        let labels = [&row(predicted), &row(truth)];
+        let size = [1, truth.len()];
+        evaluation.add(id, labels, &pixels, size, q).unwrap();
+    }
+
     #[test]
     fn skipped_images_are_counted_and_leave_the_mean() {
         let mut evaluation = Evaluation::new(MetricsConfig {
@@ -175,24 +206,8 @@ mod tests {
             ..MetricsConfig::default()
         });
         let p = [0.25_f32, 0.25];
-        evaluation
-            .add(
-                "empty",
-                &[0, 0],
-                &[0, 0],
-                &Pixels::new(&p, 1, &[0, 0]).unwrap(),
-                None,
-            )
-            .unwrap();
-        evaluation
-            .add(
-                "half",
-                &[0, 1],
-                &[1, 1],
-                &Pixels::new(&p, 1, &[1, 1]).unwrap(),
-                None,
-            )
-            .unwrap();
+        add(&mut evaluation, "empty", [&[0, 0], &[0, 0]], &p, None);
+        add(&mut evaluation, "half", [&[0, 1], &[1, 1]], &p, None);
         let summary = evaluation.summary();
         let dice = summary.line("dice").unwrap();
         assert_eq!(
@@ -208,8 +223,7 @@ mod tests {
     fn an_image_whose_labels_are_all_ignored_is_skipped_under_the_default_policy() {
         let mut evaluation = Evaluation::new(MetricsConfig::default());
         for (id, labels) in [("blank", [IGNORE; 2]), ("half", [1, 1])] {
-            let pixels = Pixels::new(&[0.25_f32; 2], 1, &labels).unwrap();
-            evaluation.add(id, &[0, 1], &labels, &pixels, None).unwrap();
+            add(&mut evaluation, id, [&[0, 1], &labels], &[0.25; 2], None);
         }
         let summary = evaluation.summary();
         for (metric, mean) in [("dice", 2.0 / 3.0), ("precision", 1.0), ("brier", 0.5625)] {
@@ -227,15 +241,7 @@ mod tests {
         let mut evaluation = Evaluation::new(MetricsConfig::default());
         let p = [0.5_f32];
         for y in [0, 1] {
-            evaluation
-                .add(
-                    "pixel",
-                    &[0],
-                    &[y],
-                    &Pixels::new(&p, 1, &[y]).unwrap(),
-                    None,
-                )
-                .unwrap();
+            add(&mut evaluation, "pixel", [&[0], &[y]], &p, None);
         }
         let summary = evaluation.summary();
         assert_eq!(summary.line("ece").unwrap().mean, Some(0.5));
@@ -253,5 +259,33 @@ mod tests {
                 .all(|l| l.images == 0 && l.mean.is_none())
         );
         assert_eq!(summary.pooled.nll, None);
+        assert_eq!(summary.calibration, None);
+    }
+
+    #[test]
+    fn the_calibration_is_that_of_all_images_and_agrees_with_the_pooled_figures() {
+        let mut evaluation = Evaluation::new(MetricsConfig::default());
+        let (p, q) = ([0.9, 0.2, 0.45], [0.75, 0.25, 0.5]);
+        for truth in [[1, 0, 0], [1, 1, 0]] {
+            add(&mut evaluation, "image", [&[1, 0, 0], &truth], &p, Some(&q));
+        }
+        let summary = evaluation.summary();
+        let (pooled, calibration) = (summary.pooled, summary.calibration.unwrap());
+        let close =
+            |a: Option<f64>, b: Option<f64>| assert!((a.unwrap() - b.unwrap()).abs() < 1e-14);
+        let width = calibration.views[0].equal_width;
+        close(width.ece, pooled.ece);
+        close(width.ace, pooled.ace);
+        close(width.mce, pooled.mce);
+        close(calibration.nll, pooled.nll);
+        close(calibration.brier.map(|brier| brier.score), pooled.brier);
+        close(
+            calibration.truth.map(|truth| truth.kl),
+            summary.lines[8].mean,
+        );
+        assert_eq!((calibration.images, calibration.pixels), (2, 6));
+        let names: Vec<_> = summary.lines.iter().map(|line| line.metric).collect();
+        let columns: Vec<_> = ImageRow::columns().map(|(name, _)| name).collect();
+        assert_eq!(names, columns);
     }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::table::{align, number};
 use crate::{
     evaluate::{Evaluated, Report},
-    metrics::ImageRow,
+    metrics::{ImageRow, Line},
     stats::{Alternative, rank_sum},
 };
 
@@ -53,6 +53,12 @@ fn interval(ends: Option<[f64; 2]>) -> String {
     )
 }
 
+/// The lines that tables show.
+fn shown(report: &Report) -> impl Iterator<Item = &Line> {
+    let names = ImageRow::COLUMNS.iter();
+    names.filter_map(|(name, _)| report.summary.line(name))
+}
+
 /// The table at the end of a run.
 pub fn one(report: &Report) -> String {
     let mut rows = vec![
@@ -60,7 +66,7 @@ pub fn one(report: &Report) -> String {
             .map(String::from)
             .to_vec(),
     ];
-    for line in &report.summary.lines {
+    for line in shown(report) {
         let Some(mean) = line.mean else { continue };
         rows.push(vec![
             title(line.metric).into(),
@@ -257,6 +263,7 @@ mod tests {
     use crate::{
         evaluate::Truth,
         metrics::{Evaluation, MetricsConfig, Pixels},
+        raster::Labels,
     };
 
     /// Three images of two pixels, the first foreground, whose p is given.
@@ -265,9 +272,15 @@ mod tests {
         for p in p {
             let pixels = [1.0 - p, 0.75, p, 0.25];
             let pixels = Pixels::new(&pixels, 2, &[1, 0]).unwrap();
-            let mask = [u8::from(p > 0.5), 0];
+            let labels = |data: [u8; 2]| Labels {
+                height: 1,
+                width: 2,
+                data: data.into(),
+            };
+            let (mask, truth) = (labels([u8::from(p > 0.5), 0]), labels([1, 0]));
+            let q = [0.75, 0.25];
             evaluation
-                .add("image", &mask, &[1, 0], &pixels, Some(&[0.75, 0.25]))
+                .add("image", [&mask, &truth], &pixels, [1, 2], Some(&q))
                 .unwrap();
         }
         let report = Report {

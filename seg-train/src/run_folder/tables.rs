@@ -32,14 +32,16 @@ pub fn write_rows(rows: &[ImageRow], path: &Path) -> Result<()> {
     write(rows, path)
 }
 
-/// Reads `metrics.csv` back.
+/// Reads `metrics.csv` back. In a file of before there were the further columns ([`ImageRow::FURTHER`]) their cells are
+/// empty.
 ///
 /// # Errors
 ///
 /// When the file is missing or is no such table; the message names the file and the line.
 pub fn read_rows(path: &Path) -> Result<Vec<ImageRow>> {
-    let names = ImageRow::COLUMNS.iter().map(|(name, _)| *name);
-    read(path, &["id"].into_iter().chain(names).collect::<Vec<_>>())
+    let names = ImageRow::columns().map(|(name, _)| name);
+    let names: Vec<&str> = ["id"].into_iter().chain(names).collect();
+    read_either(path, [&names, &names[..=ImageRow::COLUMNS.len()]])
 }
 
 /// Writes `thresholds.csv`: the counts of every image at every threshold.
@@ -118,13 +120,21 @@ fn write(lines: impl IntoIterator<Item = impl Serialize>, path: &Path) -> Result
 }
 
 fn read<T: DeserializeOwned>(path: &Path, columns: &[&str]) -> Result<Vec<T>> {
+    read_either(path, [columns, columns])
+}
+
+/// Reads a table of these columns or, of an earlier program, those.
+fn read_either<T: DeserializeOwned>(
+    path: &Path,
+    [columns, earlier]: [&[&str]; 2],
+) -> Result<Vec<T>> {
     let bytes = open::record(path).with_context(|| format!("{} cannot be read", path.display()))?;
     let mut reader = csv::Reader::from_reader(&bytes[..]);
     let found = reader
         .headers()
         .with_context(|| format!("{}", path.display()))?;
     // A table without lines is an empty file: the header is written with the first line.
-    if !bytes.is_empty() && found != columns {
+    if !bytes.is_empty() && found != columns && found != earlier {
         bail!(
             "{} has the columns {}, expected {}; evaluate the run anew with seg-train eval",
             path.display(),
@@ -155,6 +165,8 @@ mod tests {
                 dice: Some(value),
                 precision: (i % 2 == 0).then_some(-value),
                 excess_nll: Some(value * 1e300),
+                volume_bias: Some(-value),
+                nsd: (i % 2 == 1).then_some(value),
                 ..ImageRow::default()
             })
             .collect();
@@ -162,6 +174,27 @@ mod tests {
         assert_eq!(read_rows(&path).unwrap(), rows);
         write_rows(&[], &path).unwrap();
         assert_eq!(read_rows(&path).unwrap(), []);
+    }
+
+    #[test]
+    fn rows_of_before_there_were_further_columns_have_empty_cells_for_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.csv");
+        let header = "id,dice,jaccard,precision,recall,nll,nll_foreground,brier,ece,excess_nll";
+        std::fs::write(&path, format!("{header}\na,0.5,,,,,,,0.25,\n")).unwrap();
+        let expected = ImageRow {
+            id: "a".into(),
+            dice: Some(0.5),
+            ece: Some(0.25),
+            ..ImageRow::default()
+        };
+        assert_eq!(read_rows(&path).unwrap(), [expected]);
+        std::fs::write(&path, format!("{header},ace\na,0.5,,,,,,,0.25,,1\n")).unwrap();
+        let error = read_rows(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("excess_nll,ace, expected id,dice") && error.contains("assd,nsd;"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub fn mean_and_interval(values: &[f64]) -> (f64, Option<[f64; 2]>) {
 }
 
 /// t with P(|T| ≤ t) = level.
-fn t_quantile(level: f64, freedom: f64) -> Option<f64> {
+pub(crate) fn t_quantile(level: f64, freedom: f64) -> Option<f64> {
     Some(
         StudentsT::new(0.0, 1.0, freedom)
             .ok()?
