@@ -18,6 +18,7 @@ use crate::{
         Threshold, ThresholdSweep,
     },
     phantom::{self, entropy, most_probable},
+    preprocess::Prepared,
     raster::Labels,
     report::{examples::Example, table::number},
     resample::resize_labels,
@@ -101,6 +102,22 @@ pub fn evaluate(
     threshold: Option<f64>,
     device: &Device,
 ) -> Result<Evaluated> {
+    evaluate_each(folder, experiment, data, threshold, device, |_, _| Ok(()))
+}
+
+/// The same, and in the same pass something else with every image and its probabilities, planar `[classes, pixels]`.
+///
+/// # Errors
+///
+/// Those of [`evaluate`], and what `each` refuses.
+pub fn evaluate_each(
+    folder: &RunFolder,
+    experiment: &Experiment,
+    data: &Dataset,
+    threshold: Option<f64>,
+    device: &Device,
+    mut each: impl FnMut(&Prepared, &[f32]) -> Result<()>,
+) -> Result<Evaluated> {
     check_threshold(threshold, data.classes)?;
     let net = load(folder, experiment, device)?;
     let images = Images::new(data, &experiment.preprocess);
@@ -111,6 +128,7 @@ pub fn evaluate(
         for pair in ahead(scope, data.split.test.iter(), |&index| images.both(index)) {
             let (sample, prepared) = pair?;
             let p = net.predict(&prepared.image)?;
+            each(&prepared, &p)?;
             let labels = &prepared.labels;
             let pixels = Pixels::new(&p, data.classes, &labels.data)?;
             let mask = Labels {

@@ -31,6 +31,7 @@ pub mod rng;
 pub mod run_folder;
 mod say;
 pub mod schedule;
+pub mod shift;
 pub mod smoothing;
 pub mod state;
 pub mod stats;

@@ -10,3 +10,4 @@ pub mod page;
 pub mod pictures;
 pub mod plot;
 pub mod table;
+pub mod thresholds;

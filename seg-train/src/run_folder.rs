@@ -44,6 +44,7 @@ use crate::{
 /// | `metrics.csv` | a row a test image |
 /// | `thresholds.csv` | the counts of each test image at T = 0.05, 0.10, …, 0.95 ([`ImageThresholds`]); two classes only |
 /// | `reliability.csv` | the foreground's bins over the pixels of the test set ([`ReliabilityBin`]); two classes only |
+/// | `shift.csv` | each test image's metrics under each shift, if the run asks for them ([`ShiftLine`]) |
 /// | `curves.png`, `examples.png` | what the training and the predictions look like |
 /// | `summary.json` | every metric's mean and interval over the test images; the last file written, so a run that has it is done |
 /// | `scaling.toml` | the scaling that was fitted on the validation set, if the run has one ([`Fitted`]) |
@@ -56,6 +57,7 @@ use crate::{
 /// [`ImageThresholds`]: crate::metrics::ImageThresholds
 /// [`ReliabilityBin`]: crate::metrics::ReliabilityBin
 /// [`ChosenThreshold`]: crate::threshold::ChosenThreshold
+/// [`ShiftLine`]: crate::shift::ShiftLine
 /// [`Fitted`]: crate::inference::scaling::Fitted
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunFolder {

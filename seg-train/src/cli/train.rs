@@ -20,9 +20,10 @@ use crate::{
     report::{compare, curves, examples},
     run_folder::{
         Lock, Record, RunFolder, Runs, first_free, refuse_taken, refuse_taken_by_several,
-        tables::{write_reliability, write_rows, write_thresholds},
+        tables::{write_reliability, write_rows, write_shift, write_thresholds},
     },
     say::say,
+    shift::{self, ShiftLine},
     store,
     study::plan::{adopt, is_same},
     train::{End, train},
@@ -347,6 +348,13 @@ fn train_and_evaluate(
         .and_then(|()| {
             let device = experiment.open_device()?;
             fit_scaling(folder, experiment, data, &device)?;
+            if experiment.metrics.shift {
+                let net = load(folder, experiment, &device)?;
+                write_shift(
+                    &shift::measure(&net, experiment, data)?,
+                    &folder.file(ShiftLine::NAME),
+                )?;
+            }
             evaluate(folder, experiment, data, None, &device)
         })
         .and_then(|evaluated| {

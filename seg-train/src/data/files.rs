@@ -41,6 +41,14 @@ impl Files {
         found.into_iter().collect::<Result<_>>().map(Self)
     }
 
+    /// The first path that both have and whose files differ.
+    pub fn first_other(&self, other: &Self) -> Option<&str> {
+        let differs = |(path, file): &(&String, &Fingerprint)| {
+            other.0.get(*path).is_some_and(|other| other != *file)
+        };
+        self.0.iter().find(differs).map(|(path, _)| path.as_str())
+    }
+
     /// The bytes of a file that is what it was.
     pub(super) fn bytes(&self, root: &Path, path: &Path) -> Result<Vec<u8>> {
         let key = key(root, path);

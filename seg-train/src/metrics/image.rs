@@ -27,6 +27,9 @@ pub struct MetricsConfig {
     /// How far apart two surfaces may be and still agree, in that unit ([`Surfaces::dice`]).
     #[serde(skip_serializing_if = "is_tolerance")]
     pub tolerance: f64,
+    /// Whether the test set is measured again under every shift ([`shift`](crate::shift)).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shift: bool,
 }
 
 impl Default for MetricsConfig {
@@ -38,6 +41,7 @@ impl Default for MetricsConfig {
             boundary: 2,
             spacing: [1.0; 2],
             tolerance: 1.0,
+            shift: false,
         }
     }
 }

@@ -8,12 +8,14 @@ mod histogram;
 mod intervals;
 mod lines;
 mod reliability;
+mod square;
 mod svg;
 
 pub use histogram::{Histogram, histogram};
 pub use intervals::{Estimate, Intervals, intervals};
 pub use lines::{Lines, Point, Series, lines};
 pub use reliability::{Bin, Bins, Reliability, reliability};
+pub use square::{Square, square};
 
 /// An axis from one number to a larger one.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,4 +1,4 @@
-//! The tables of an evaluation: `metrics.csv`, `thresholds.csv` and `reliability.csv`.
+//! The tables of an evaluation: `metrics.csv`, `thresholds.csv`, `reliability.csv` and `shift.csv`.
 //!
 //! An empty cell is a value that is not defined. Numbers are written with as many digits as it takes to read the same
 //! bits back.
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::metrics::{Confusion, ImageRow, ImageThresholds, ReliabilityBin};
-use crate::{open, store};
+use crate::{open, shift::ShiftLine, store};
 
 /// One line of `thresholds.csv`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -109,6 +109,24 @@ pub fn write_reliability(bins: &[ReliabilityBin], path: &Path) -> Result<()> {
 /// As [`read_rows`].
 pub fn read_reliability(path: &Path) -> Result<Vec<ReliabilityBin>> {
     read(path, &["low", "high", "pixels", "confidence", "accuracy"])
+}
+
+/// Writes `shift.csv`: a line an image and shift.
+///
+/// # Errors
+///
+/// When the file cannot be written.
+pub fn write_shift(lines: &[ShiftLine], path: &Path) -> Result<()> {
+    write(lines, path)
+}
+
+/// Reads `shift.csv` back.
+///
+/// # Errors
+///
+/// As [`read_rows`].
+pub fn read_shift(path: &Path) -> Result<Vec<ShiftLine>> {
+    read(path, &ShiftLine::COLUMNS)
 }
 
 fn write(lines: impl IntoIterator<Item = impl Serialize>, path: &Path) -> Result<()> {

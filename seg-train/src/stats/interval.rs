@@ -53,6 +53,19 @@ impl MeanInterval {
     }
 }
 
+/// The mean and its 95 % interval by Student's t, as every table and figure shows them; no interval of one value, and NaN is
+/// the mean of none.
+///
+/// ```
+/// use seg_train::stats::mean_and_interval;
+/// assert_eq!(mean_and_interval(&[0.5]), (0.5, None));
+/// assert!(mean_and_interval(&[]).0.is_nan());
+/// ```
+pub fn mean_and_interval(values: &[f64]) -> (f64, Option<[f64; 2]>) {
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    (mean, MeanInterval::of(values, 0.95).map(|interval| interval.t))
+}
+
 /// t with P(|T| ≤ t) = level.
 pub(crate) fn t_quantile(level: f64, freedom: f64) -> Option<f64> {
     Some(

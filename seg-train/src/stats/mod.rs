@@ -24,7 +24,7 @@ use std::f64::consts::SQRT_2;
 
 pub use bootstrap::bootstrap_mean;
 pub use effect::{cliffs_delta, matched_rank_biserial};
-pub use interval::MeanInterval;
+pub use interval::{MeanInterval, mean_and_interval};
 pub(crate) use interval::t_quantile;
 pub use multiple::holm;
 pub use paired::signed_rank;

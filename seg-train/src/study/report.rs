@@ -6,6 +6,7 @@
 mod differences;
 mod figures;
 mod results;
+mod shift;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -150,6 +151,7 @@ fn table(
     blocks.extend(forests(planned, &decided));
     blocks.extend(reliabilities(planned, groups));
     blocks.extend(comparisons(planned, groups, &differences).map(Block::Table));
+    blocks.extend(shift::blocks(planned, groups)?);
     Ok((blocks, decided))
 }
 

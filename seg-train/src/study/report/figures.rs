@@ -6,24 +6,26 @@ use anyhow::{Context, Result};
 use candle_core::Device;
 
 use super::{
-    results::{Group, mean_and_interval},
+    results::Group,
     tables::{label, metric},
 };
 use crate::{
     batches::Images,
     evaluate::{foreground, load},
-    metrics::{Confusion, EmptyMask},
+    metrics::EmptyMask,
     preprocess::Prepared,
     report::{
         document::{Cell, Column, Row, Table, rounded},
         page::{Block, Picture, PictureRow, Pictures},
         pictures::{self, errors_legend, mask_legend},
         plot::{
-            Axis, Bin, Bins, Estimate, Histogram, Intervals, Lines, Point, Reliability, Series,
-            histogram, intervals, lines, reliability,
+            Axis, Bin, Bins, Estimate, Histogram, Intervals, Reliability, Series, histogram,
+            intervals, reliability,
         },
+        thresholds::{self, RATIOS},
     },
     run_folder::RunFolder,
+    stats::mean_and_interval,
     study::{
         Compare, Grid, Show,
         grid::PAPERS,
@@ -337,12 +339,8 @@ impl At<'_, '_> {
                         ratio(counts, empty)
                     });
                     let t = first.thresholds[0].counts[mark].0;
+                    points.push(thresholds::point(t, &values));
                     let (mean, interval) = mean_and_interval(&values);
-                    points.push(Point {
-                        x: t,
-                        y: mean,
-                        interval: interval.map(|ends| ends.map(|end| end.clamp(0.0, 1.0))),
-                    });
                     table.insert((mark, number, column), (t, rounded(mean, interval)));
                 }
                 series.push(Series {
@@ -350,13 +348,11 @@ impl At<'_, '_> {
                     points,
                 });
             }
-            plots.push(lines(&Lines {
-                id: format!("{}-{}", self.name, name.to_lowercase()),
-                title: (*name).into(),
-                x: Axis::new("softmax threshold T", [0.0, 1.0]),
-                y: Axis::new(format!("{name}, mean over the test images"), [0.0, 1.0]),
+            plots.push(thresholds::plot(
+                format!("{}-{}", self.name, name.to_lowercase()),
+                name,
                 series,
-            }));
+            ));
         }
         let numbers = self.threshold_table(&table);
         // The curves need no image, and are there where the data are gone.
@@ -485,16 +481,6 @@ const SHOWN: [f32; 3] = [0.2, 0.5, 0.8];
 
 /// From which threshold to which a change is told: the whole range of Figure 4, and the one that III-D speaks of.
 const RANGES: [(f64, f64); 2] = [(0.05, 0.95), (0.3, 0.7)];
-
-/// A ratio of counts, and what it is called.
-type Ratio = (&'static str, fn(&Confusion, EmptyMask) -> Option<f64>);
-
-/// What Figure 4 plots.
-const RATIOS: [Ratio; 3] = [
-    ("Recall", Confusion::recall),
-    ("Precision", Confusion::precision),
-    ("Dice", Confusion::dice),
-];
 
 /// Figure 3: a row a data set; image, truth, heat map a loss.
 fn heat_maps(

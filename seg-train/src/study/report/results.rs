@@ -12,9 +12,9 @@ use crate::{
     metrics::{ImageRow, ImageThresholds, ReliabilityBin},
     run_folder::{
         EpochLine, RunFolder,
-        tables::{read_reliability, read_rows, read_thresholds},
+        tables::{read_reliability, read_rows, read_shift, read_thresholds},
     },
-    stats::MeanInterval,
+    shift::ShiftLine,
     study::{
         Plan,
         plan::{Cell, PlannedGrid, PlannedRun, run_folder},
@@ -30,6 +30,8 @@ pub(super) struct Finished {
     pub(super) reliability: Vec<ReliabilityBin>,
     pub(super) epochs: usize,
     pub(super) best_epoch: usize,
+    /// Each test image under each shift; none where the run was not asked.
+    pub(super) shift: Vec<ShiftLine>,
     /// Wall-clock seconds of training.
     pub(super) seconds: f64,
     /// What made it, as its `run.toml` has it.
@@ -115,12 +117,17 @@ impl Progress {
             } else {
                 Vec::new()
             },
+            shift: if run.experiment.metrics.shift {
+                read_shift(&folder.file(ShiftLine::NAME))?
+            } else {
+                Vec::new()
+            },
             epochs: log.len(),
             best_epoch: log
                 .iter()
                 .rfind(|line| line.best)
                 .map_or(0, |line| line.epoch),
-            seconds: log.iter().map(|line| line.seconds).sum(),
+            seconds: folder.training_seconds()?,
             record: folder.record()?,
         })))
     }
@@ -206,6 +213,52 @@ impl<'a> Group<'a> {
         values.into_keys().map(|(image, _)| image).collect()
     }
 
+    /// The value of each test image under each seed and a kind of shift, at a strength or as the mean over all of them.
+    fn all_shifted(
+        &self,
+        kind: &str,
+        strength: Option<u8>,
+        column: &str,
+    ) -> BTreeMap<(ImageKey, u64), f64> {
+        let mut all: BTreeMap<(ImageKey, u64), Vec<f64>> = BTreeMap::new();
+        for (run, finished) in &self.runs {
+            let seed = run.experiment.seed;
+            let generated = matches!(run.experiment.data.kind.row().layout, Layout::Generated);
+            for line in &finished.shift {
+                let (found, at) = line.kind();
+                if found == kind
+                    && strength.is_none_or(|wanted| wanted == at)
+                    && let Some(value) = line.value(column)
+                {
+                    let key = (if generated { seed } else { 0 }, line.id.clone());
+                    all.entry((key, seed)).or_default().push(value);
+                }
+            }
+        }
+        let means = all.into_iter().map(|(key, values)| (key, mean(&values)));
+        means.collect()
+    }
+
+    /// The value of each image under a shift, as [`values`](Self::values) has those without.
+    pub(super) fn shifted(&self, kind: &str, strength: Option<u8>, column: &str) -> Vec<f64> {
+        by_image(&self.all_shifted(kind, strength, column), |_| true)
+    }
+
+    /// The values under a shift that two groups have for the same images under the same seeds, in one order.
+    pub(super) fn shifted_pairs(
+        &self,
+        other: &Self,
+        kind: &str,
+        column: &str,
+    ) -> (Vec<f64>, Vec<f64>) {
+        let of = |group: &Self| group.all_shifted(kind, None, column);
+        let (x, y) = (of(self), of(other));
+        (
+            by_image(&x, |key| y.contains_key(key)),
+            by_image(&y, |key| x.contains_key(key)),
+        )
+    }
+
     /// The values of a column that two groups have for the same images under the same seeds, in one order.
     pub(super) fn pairs(
         &self,
@@ -236,10 +289,4 @@ fn by_image(
 /// The mean; NaN of nothing.
 pub(super) fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
-}
-
-/// The mean and its 95 % interval by Student's t, as every table and figure shows them; no interval of one value.
-pub(super) fn mean_and_interval(values: &[f64]) -> (f64, Option<[f64; 2]>) {
-    let interval = MeanInterval::of(values, 0.95).map(|interval| interval.t);
-    (mean(values), interval)
 }

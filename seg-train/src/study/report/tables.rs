@@ -2,12 +2,12 @@
 
 use super::{
     differences::Differences,
-    results::{Group, Progress, Results, mean, mean_and_interval},
+    results::{Group, Progress, Results, mean},
 };
 use crate::{
     metrics::ImageRow,
     report::document::{Cell, Column, Kind, Row, Table, p_value, rounded},
-    stats::{MeanInterval, bootstrap_mean},
+    stats::{MeanInterval, bootstrap_mean, mean_and_interval},
     study::{
         Grid, Plan,
         claim::{Claim, Relation, SIGNIFICANT, Verdict, can_be_decided, column},

@@ -65,6 +65,7 @@ fn study(
                         .collect(),
                     thresholds: Vec::new(),
                     reliability: Vec::new(),
+                    shift: Vec::new(),
                     epochs: 7,
                     best_epoch: 5,
                     seconds: 1.0,
