@@ -7,6 +7,7 @@ mod data;
 mod eval;
 mod losses;
 mod predict;
+mod scale;
 mod study;
 mod threshold;
 mod train;
@@ -47,6 +48,11 @@ enum Command {
     Predict(PredictArgs),
     /// Choose a run's threshold on its validation set, for a recall, a precision or an F-score; predict then uses it
     Threshold(threshold::ThresholdArgs),
+    /// Scale a trained run's logits by what its validation set asks for: a new run, the old one stays as it is
+    ///
+    /// Temperature scaling (Guo et al. 2017) changes no pixel's most probable class; vector scaling may. What is trained with
+    /// `--set inference.scaling=temperature` is scaled from the beginning.
+    Scale(scale::ScaleArgs),
     /// Go on with a run that was interrupted, however it ended, from the last state it saved
     Resume(ResumeArgs),
     /// Remake the paper's tables and figures from runs of your own, with a report of what holds
@@ -255,6 +261,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Eval(args)) => eval::run(&args),
         Some(Command::Predict(args)) => predict::run(&args),
         Some(Command::Threshold(args)) => threshold::run(&args),
+        Some(Command::Scale(args)) => scale::run(&args),
         Some(Command::Resume(args)) => train::resume(&args),
         Some(Command::Reproduce(args)) => study::reproduce(&args),
         Some(Command::Sweep(args)) => study::sweep(&args),

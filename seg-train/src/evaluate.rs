@@ -263,9 +263,7 @@ pub fn load(folder: &RunFolder, experiment: &Experiment, device: &Device) -> Res
     let net = load_unscaled(folder, experiment, device)?;
     match experiment.inference.scaling {
         Scaling::None => Ok(net),
-        method => {
-            Ok(net.scaled(Fitted::read(folder, method, experiment.unet.classes)?.scale))
-        }
+        method => Ok(net.scaled(Fitted::read(folder, method, experiment.unet.classes)?.scale)),
     }
 }
 
@@ -336,11 +334,7 @@ pub fn fit_scaling(
 /// # Errors
 ///
 /// When there are none yet, or they are damaged.
-pub fn best_weights(
-    folder: &RunFolder,
-    experiment: &Experiment,
-    device: &Device,
-) -> Result<UNet> {
+pub fn best_weights(folder: &RunFolder, experiment: &Experiment, device: &Device) -> Result<UNet> {
     let path = folder.file(Best::NAME);
     if !path.is_file() {
         let shown = folder.path().display();

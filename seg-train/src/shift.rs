@@ -65,15 +65,7 @@ impl ShiftLine {
     pub const NAME: &str = "shift.csv";
 
     /// Its columns.
-    pub const COLUMNS: [&str; 7] = [
-        "shift",
-        "id",
-        "dice",
-        "nll",
-        "brier",
-        "ece",
-        "ece_boundary",
-    ];
+    pub const COLUMNS: [&str; 7] = ["shift", "id", "dice", "nll", "brier", "ece", "ece_boundary"];
 
     fn of(shift: Shift, row: &ImageRow) -> Self {
         Self {
@@ -117,11 +109,7 @@ impl ShiftLine {
 /// # Errors
 ///
 /// Unreadable images.
-pub fn measure(
-    net: &Inference,
-    experiment: &Experiment,
-    data: &Dataset,
-) -> Result<Vec<ShiftLine>> {
+pub fn measure(net: &Inference, experiment: &Experiment, data: &Dataset) -> Result<Vec<ShiftLine>> {
     let damages: Vec<Damage> = Damage::all().collect();
     let mut shifted: Vec<(Shift, Evaluation)> = damages
         .iter()
@@ -235,7 +223,10 @@ mod tests {
         assert_eq!(lines, measure(&net, &experiment, &data).unwrap());
         assert_eq!(lines[0].shift, "brightness:1");
         assert_eq!(lines[0].kind(), ("brightness", 1));
-        assert_eq!((&lines[0].id[..], &lines[1].id[..]), ("phantom-2", "phantom-3"));
+        assert_eq!(
+            (&lines[0].id[..], &lines[1].id[..]),
+            ("phantom-2", "phantom-3")
+        );
         let strongest = lines.iter().find(|line| line.shift == "noise:5").unwrap();
         let weakest = lines.iter().find(|line| line.shift == "noise:1").unwrap();
         assert_ne!(strongest.nll, weakest.nll);
@@ -251,6 +242,9 @@ mod tests {
             ..ImageRow::default()
         };
         let line = ShiftLine::of(Shift::Stain(Stain::Other), &row);
-        assert_eq!((&line.shift[..], line.kind()), ("stain:other", ("stain", 1)));
+        assert_eq!(
+            (&line.shift[..], line.kind()),
+            ("stain:other", ("stain", 1))
+        );
     }
 }

@@ -17,6 +17,7 @@
 //! | `report/` | the report |
 //! | `slurm/` | scripts of submissions, and what their jobs said |
 
+mod beyond;
 pub mod claim;
 pub mod devices;
 pub mod estimate;
@@ -28,6 +29,7 @@ pub mod report;
 pub mod slurm;
 mod sources;
 
+pub use beyond::{BEYOND, beyond};
 pub use grid::{Compare, Entry, Grid, Numbers, Scale, Show, refuse_axes};
 pub use paper::{GRIDS, grids};
 pub use plan::{Plan, Wishes};

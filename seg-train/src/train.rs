@@ -241,7 +241,12 @@ impl<'a> Run<'a> {
     /// The training images in this epoch's order.
     fn order(&self, epoch: usize) -> Vec<usize> {
         let mut order = self.data.split.train.clone();
-        let mut rng = stream(self.experiment.training_seed(), Purpose::Order, epoch as u64, 0);
+        let mut rng = stream(
+            self.experiment.training_seed(),
+            Purpose::Order,
+            epoch as u64,
+            0,
+        );
         order.shuffle(&mut rng);
         order
     }

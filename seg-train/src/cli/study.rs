@@ -22,7 +22,7 @@ use crate::{
     report::table::align_left,
     run_folder::{Parts, RunFolder},
     study::{
-        Grid, Plan, Sources, Wishes,
+        BEYOND, Grid, Plan, Sources, Wishes, beyond,
         devices::{Devices, count},
         estimate, grids,
         plan::{NamedGrids, run_folder},
@@ -47,7 +47,9 @@ pub(super) struct ReproduceArgs {
 /// What `sweep` is told.
 #[derive(Args, Debug)]
 pub(super) struct SweepArgs {
-    /// The grid, in TOML: title, data, losses, seeds, set, settings; the files of seg-train/configs show all of it
+    /// The grid, in TOML: title, data, losses, seeds, set, settings; the files of seg-train/configs show all of it. Or one of
+    /// those built in: calibration, methods, shift, classes, nuclei, volumes, rare, gradients
+    #[arg(value_name = "GRID")]
     file: PathBuf,
     #[command(flatten)]
     grid: GridArgs,
@@ -154,8 +156,15 @@ pub(super) fn reproduce(args: &ReproduceArgs) -> Result<(), Failure> {
 /// Runs a user's grid.
 pub(super) fn sweep(args: &SweepArgs) -> Result<(), Failure> {
     let shown = args.file.display();
-    let text = open::text(&args.file)
-        .map_err(|error| usage(format!("the grid {shown} cannot be read: {error}")))?;
+    let text = match args.file.to_str().and_then(beyond) {
+        Some(text) if !args.file.exists() => text.to_owned(),
+        _ => open::text(&args.file).map_err(|error| {
+            usage(format!(
+                "the grid {shown} cannot be read: {error}; besides files there are {}",
+                BEYOND.map(|(name, ..)| name).join(", ")
+            ))
+        })?,
+    };
     let grid = Grid::parse(&text).map_err(|error| usage(error.context(shown.to_string())))?;
     let name = args
         .file

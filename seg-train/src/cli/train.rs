@@ -198,7 +198,7 @@ fn begin(
     Ok((folder, held))
 }
 
-fn begin_holding(
+pub(super) fn begin_holding(
     path: &Path,
     experiment: &Experiment,
     data: &Dataset,
@@ -258,7 +258,7 @@ fn other_gpu(folder: &RunFolder, experiment: &Experiment) -> Result<Option<Strin
 
 /// Decodes every test image and forgets it: nothing else looks at them before the last epoch, and a damaged one would be
 /// found after days of training. The error is the first in their order, whatever thread met it.
-fn decode_test_images(data: &Dataset) -> Result<()> {
+pub(super) fn decode_test_images(data: &Dataset) -> Result<()> {
     let decoded: Vec<Result<()>> = data
         .split
         .test
@@ -268,7 +268,7 @@ fn decode_test_images(data: &Dataset) -> Result<()> {
     decoded.into_iter().collect()
 }
 
-fn single(
+pub(super) fn single(
     folder: &RunFolder,
     experiment: &Experiment,
     data: &Dataset,

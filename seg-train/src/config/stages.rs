@@ -88,7 +88,9 @@ impl Experiment {
     pub fn method(&self) -> Result<String> {
         let short = |loss: &str| -> Result<String> {
             let spec: dice_losses::LossSpec = loss.parse()?;
-            let gamma = spec.gamma().map_or(String::new(), |g| format!(" (γ = {g})"));
+            let gamma = spec
+                .gamma()
+                .map_or(String::new(), |g| format!(" (γ = {g})"));
             Ok(format!("{}{gamma}", spec.name()))
         };
         let mut said = short(&self.loss)?;
@@ -150,9 +152,7 @@ impl Experiment {
         loss.parse::<dice_losses::LossSpec>()
             .with_context(|| format!("recipe.fine_tune.loss `{loss}`"))?;
         if !(1..=1_000_000).contains(epochs) {
-            bail!(
-                "recipe.fine_tune.epochs is {epochs}; expected a whole number from 1 to 1000000"
-            );
+            bail!("recipe.fine_tune.epochs is {epochs}; expected a whole number from 1 to 1000000");
         }
         let mut sgd = self.recipe.sgd.clone();
         sgd.lr = *lr;
@@ -211,7 +211,10 @@ mod tests {
         assert_eq!(of_member.len(), 1);
         assert_eq!(of_member[0].1.training_seed(), parts[1].1.training_seed());
         let last = run.last_stage();
-        assert_eq!((&last.loss[..], last.recipe.epochs, last.recipe.sgd.lr), ("ce", 3, 0.01));
+        assert_eq!(
+            (&last.loss[..], last.recipe.epochs, last.recipe.sgd.lr),
+            ("ce", 3, 0.01)
+        );
         assert_eq!(
             run.method().unwrap(),
             "dice, then cross-entropy for 3 epochs, ensemble of 2, vector scaling"

@@ -368,7 +368,10 @@ mod tests {
         }
         // A mean of several is the mean of each.
         let three = sampled(3, 0);
-        let last = four.iter().zip(&three).map(|(four, three)| 4.0 * four - 3.0 * three);
+        let last = four
+            .iter()
+            .zip(&three)
+            .map(|(four, three)| 4.0 * four - 3.0 * three);
         assert!(last.into_iter().all(|p| (-1e-5..=1.0 + 1e-5).contains(&p)));
     }
 

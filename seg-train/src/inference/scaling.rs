@@ -183,9 +183,14 @@ const MOST: f64 = 1e3;
 /// # anyhow::Ok(())
 /// ```
 pub fn fit(method: Scaling, classes: usize, images: &[Scored]) -> Result<(Scale, f64, f64)> {
-    let odd = images.iter().flat_map(|image| &image.logits).find(|z| !z.is_finite());
+    let odd = images
+        .iter()
+        .flat_map(|image| &image.logits)
+        .find(|z| !z.is_finite());
     if let Some(z) = odd {
-        bail!("a logit of the validation set is {z}; the training diverged, and no scaling mends that");
+        bail!(
+            "a logit of the validation set is {z}; the training diverged, and no scaling mends that"
+        );
     }
     let mut scale = Scale {
         a: vec![1.0; classes],
@@ -199,7 +204,11 @@ pub fn fit(method: Scaling, classes: usize, images: &[Scored]) -> Result<(Scale,
     let before = here.nll();
     for _ in 0..STEPS {
         let step = here.newton();
-        let gain: f64 = step.iter().zip(&here.gradient).map(|(s, g)| s * g).sum::<f64>()
+        let gain: f64 = step
+            .iter()
+            .zip(&here.gradient)
+            .map(|(s, g)| s * g)
+            .sum::<f64>()
             / here.pixels as f64;
         if gain < SMALLEST {
             break;
@@ -326,7 +335,13 @@ impl Sums {
     fn add_vector(&mut self, z: &[f64], p: &[f64], y: usize) {
         let classes = z.len();
         let n = 2 * classes - 1;
-        let parameter = |k: usize| if k < classes { (k, z[k]) } else { (k - classes + 1, 1.0) };
+        let parameter = |k: usize| {
+            if k < classes {
+                (k, z[k])
+            } else {
+                (k - classes + 1, 1.0)
+            }
+        };
         for k in 0..n {
             let (c, of_k) = parameter(k);
             self.gradient[k] += (p[c] - f64::from(u8::from(c == y))) * of_k;
@@ -362,7 +377,9 @@ impl Sums {
             for (l, row) in rows.iter_mut().enumerate() {
                 if l != k {
                     let share = row[k] / pivot[k];
-                    row.iter_mut().zip(&pivot).for_each(|(a, b)| *a -= share * b);
+                    row.iter_mut()
+                        .zip(&pivot)
+                        .for_each(|(a, b)| *a -= share * b);
                 }
             }
         }
@@ -373,7 +390,9 @@ impl Sums {
 /// Logarithms of probabilities, for a scaling of what has no logits, such as a mean of several networks' probabilities.
 pub(super) fn logarithms(p: &[f32]) -> Vec<f32> {
     // As small as the metrics have it: a probability of 0 says no more than one of CLIP.
-    p.iter().map(|&p| f64::from(p).max(CLIP).ln() as f32).collect()
+    p.iter()
+        .map(|&p| f64::from(p).max(CLIP).ln() as f32)
+        .collect()
 }
 
 #[cfg(test)]
@@ -500,20 +519,29 @@ mod tests {
             logits: vec![0.0, 0.0, 0.0, 2.0, -1.0, 3.0],
             labels: labels.to_vec(),
         };
-        let (with, ..) = fit(Scaling::Temperature, 2, &[image([1, 0, IGNORE]), image([0, 0, 1])]).unwrap();
+        let (with, ..) = fit(
+            Scaling::Temperature,
+            2,
+            &[image([1, 0, IGNORE]), image([0, 0, 1])],
+        )
+        .unwrap();
         let mut without = image([1, 0, 0]);
         without.logits = vec![0.0, 0.0, 2.0, -1.0];
         without.labels.truncate(2);
         let (two, ..) = fit(Scaling::Temperature, 2, &[without, image([0, 0, 1])]).unwrap();
         assert_eq!(with, two);
         assert_eq!(
-            fit(Scaling::Temperature, 2, &[image([IGNORE; 3])]).unwrap_err().to_string(),
+            fit(Scaling::Temperature, 2, &[image([IGNORE; 3])])
+                .unwrap_err()
+                .to_string(),
             "no pixel of the validation set has a label that counts; there is nothing to fit the scaling to"
         );
         let mut odd = image([0, 1, 0]);
         odd.logits[2] = f32::NAN;
         assert_eq!(
-            fit(Scaling::Temperature, 2, &[odd]).unwrap_err().to_string(),
+            fit(Scaling::Temperature, 2, &[odd])
+                .unwrap_err()
+                .to_string(),
             "a logit of the validation set is NaN; the training diverged, and no scaling mends that"
         );
     }
@@ -524,10 +552,13 @@ mod tests {
         let folder = crate::run_folder::testing::folder(dir.path());
         let shown = folder.file(Fitted::NAME).display().to_string();
         let again = format!("fit it anew: seg-train resume {}", dir.path().display());
-        let read = |method, classes| Fitted::read(&folder, method, classes).map_err(|e| e.to_string());
+        let read =
+            |method, classes| Fitted::read(&folder, method, classes).map_err(|e| e.to_string());
         assert_eq!(
             read(Scaling::Vector, 2),
-            Err(format!("{shown} is not there, and the run scales its logits by it; {again}"))
+            Err(format!(
+                "{shown} is not there, and the run scales its logits by it; {again}"
+            ))
         );
         let mut fitted = Fitted {
             method: Scaling::Vector,
@@ -545,7 +576,9 @@ mod tests {
         assert_eq!(read(Scaling::Vector, 2), Ok(fitted.clone()));
         assert_eq!(
             read(Scaling::Temperature, 2),
-            Err(format!("{shown} holds no Temperature scaling of 2 classes; {again}"))
+            Err(format!(
+                "{shown} holds no Temperature scaling of 2 classes; {again}"
+            ))
         );
         fitted.epoch = 4;
         fitted.write(&folder).unwrap();

@@ -268,16 +268,18 @@ impl Grid {
                 );
             }
         }
-        for (place, table) in std::iter::once(("set".into(), &self.set)).chain(
-            self.settings
-                .iter()
-                .map(|(name, table)| (format!("settings.{name}"), table)),
-        )
-        .chain(
-            self.losses
-                .iter()
-                .map(|entry| (format!("{}'s set", entry.name), &entry.set)),
-        ) {
+        for (place, table) in std::iter::once(("set".into(), &self.set))
+            .chain(
+                self.settings
+                    .iter()
+                    .map(|(name, table)| (format!("settings.{name}"), table)),
+            )
+            .chain(
+                self.losses
+                    .iter()
+                    .map(|entry| (format!("{}'s set", entry.name), &entry.set)),
+            )
+        {
             let mut keys = Vec::new();
             flatten("", table, &mut keys);
             refuse_axes(&place, &keys)?;
@@ -313,7 +315,11 @@ impl Grid {
             known(loss)?;
         }
         let known_columns: Vec<&str> = ImageRow::columns().map(|(name, _)| name).collect();
-        if let Some(odd) = self.columns.iter().find(|name| !known_columns.contains(&&name[..])) {
+        if let Some(odd) = self
+            .columns
+            .iter()
+            .find(|name| !known_columns.contains(&&name[..]))
+        {
             bail!(
                 "columns names `{odd}`, which is no metric of an image; known are {}",
                 known_columns.join(", ")

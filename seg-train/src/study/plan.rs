@@ -310,7 +310,10 @@ pub fn adopt(folder: &RunFolder, experiment: &Experiment, beside: Option<&Path>)
     let (Some(runs), false) = (beside, folder.file(STATE).exists()) else {
         return Ok(());
     };
-    let mut names: Vec<PathBuf> = fs::read_dir(runs)?.flatten().map(|run| run.path()).collect();
+    let mut names: Vec<PathBuf> = fs::read_dir(runs)?
+        .flatten()
+        .map(|run| run.path())
+        .collect();
     names.sort();
     let done = |run: &&PathBuf| run.join(DONE).is_file() && *run != folder.path();
     for run in names.iter().filter(done) {

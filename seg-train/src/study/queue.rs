@@ -18,7 +18,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 pub use self::together::Lanes;
 use super::plan::{Plan, PlannedRun, run_folder};
-use crate::{config::is_cuda, store};
+use crate::{config::is_cuda, inference::InferenceConfig, store};
 
 /// The exit code of a process that found its run taken by another.
 pub const LOCKED: u8 = 3;
@@ -27,7 +27,7 @@ pub const LOCKED: u8 = 3;
 const HELD: &str = "another process works on it; wait for that, or end it";
 
 /// The file that is written last when a run is done.
-pub(super) const DONE: &str = "summary.json";
+pub const DONE: &str = "summary.json";
 
 /// Whether a run has been trained and evaluated.
 pub fn is_done(out: &Path, run: &str) -> bool {
@@ -53,7 +53,15 @@ pub fn cost(run: &PlannedRun) -> f64 {
     let [train, val, test] = run.images.map(|n| n as f64);
     let e = &run.experiment;
     let [height, width] = e.preprocess.size.map(|n| n as f64);
-    let images = e.recipe.epochs as f64 * (train + val / 3.0) + test;
+    let epochs =
+        e.recipe.epochs as f64 + e.recipe.fine_tune.as_ref().map_or(0.0, |f| f.epochs as f64);
+    // What differs in its inference alone takes over another run's training.
+    let trainings = match e.inference.members {
+        1 if e.inference != InferenceConfig::default() => 0,
+        members => members,
+    };
+    let passes = e.inference.members * e.inference.samples.max(1);
+    let images = trainings as f64 * epochs * (train + val / 3.0) + passes as f64 * test;
     images * height * width * (e.unet.width as f64).powi(2)
 }
 

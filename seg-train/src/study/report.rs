@@ -5,6 +5,7 @@
 
 mod differences;
 mod figures;
+mod gradients;
 mod results;
 mod shift;
 mod tables;
@@ -152,6 +153,7 @@ fn table(
     blocks.extend(reliabilities(planned, groups));
     blocks.extend(comparisons(planned, groups, &differences).map(Block::Table));
     blocks.extend(shift::blocks(planned, groups)?);
+    blocks.extend(gradients::table(planned, groups).map(Block::Table));
     Ok((blocks, decided))
 }
 

@@ -20,6 +20,7 @@ use crate::{
         plan::{Cell, PlannedGrid, PlannedRun, run_folder},
         queue::{is_done, last_error},
     },
+    watch::StepLine,
 };
 
 /// A run that is done.
@@ -32,6 +33,8 @@ pub(super) struct Finished {
     pub(super) best_epoch: usize,
     /// Each test image under each shift; none where the run was not asked.
     pub(super) shift: Vec<ShiftLine>,
+    /// What the gradient was in each step; none where the run was not watched.
+    pub(super) steps: Vec<StepLine>,
     /// Wall-clock seconds of training.
     pub(super) seconds: f64,
     /// What made it, as its `run.toml` has it.
@@ -119,6 +122,11 @@ impl Progress {
             },
             shift: if run.experiment.metrics.shift {
                 read_shift(&folder.file(ShiftLine::NAME))?
+            } else {
+                Vec::new()
+            },
+            steps: if run.experiment.recipe.watch {
+                StepLine::read(&folder.file(StepLine::NAME))?
             } else {
                 Vec::new()
             },

@@ -56,7 +56,11 @@ fn has_shift(group: &Group<'_>) -> bool {
 
 /// The kinds of shift that the runs of a data set met.
 fn kinds(groups: &[&Group<'_>]) -> Vec<&'static str> {
-    let met = |kind: &&str| groups.iter().any(|group| !group.shifted(kind, None, "nll").is_empty());
+    let met = |kind: &&str| {
+        groups
+            .iter()
+            .any(|group| !group.shifted(kind, None, "nll").is_empty())
+    };
     Corruption::ALL
         .map(Corruption::name)
         .into_iter()
@@ -108,11 +112,16 @@ fn table(planned: &PlannedGrid, groups: &[&Group<'_>], column: &'static str) -> 
         means.fold(f64::NAN, better)
     };
     let mut columns = vec![Column::left("Loss"), Column::stacked("as it is")];
-    columns.extend(kinds.iter().map(|kind| {
-        Column::stacked(if *kind == STAIN { "other stain" } else { kind })
-    }));
+    columns.extend(
+        kinds
+            .iter()
+            .map(|kind| Column::stacked(if *kind == STAIN { "other stain" } else { kind })),
+    );
     let rows = groups.iter().enumerate().map(|(row, group)| {
-        let shifts = kinds.iter().enumerate().map(|(at, kind)| (Some(at), Some(*kind)));
+        let shifts = kinds
+            .iter()
+            .enumerate()
+            .map(|(at, kind)| (Some(at), Some(*kind)));
         let cells = [(None, None)].into_iter().chain(shifts).map(|(at, kind)| {
             let values = values(group, kind);
             if values.is_empty() {
@@ -140,11 +149,9 @@ fn table(planned: &PlannedGrid, groups: &[&Group<'_>], column: &'static str) -> 
         ),
         columns,
         rows: rows.collect(),
-        notes: vec![
-            format!(
-                "Mean over the test images, of each image the mean over the {STRONGEST} strengths of a corruption, and its 95 % interval. Bold: the best mean. * differs from the loss it is compared with on the same damaged images: signed-rank test, p < {SIGNIFICANT} after Holm's correction over the table."
-            ),
-        ],
+        notes: vec![format!(
+            "Mean over the test images, of each image the mean over the {STRONGEST} strengths of a corruption, and its 95 % interval. Bold: the best mean. * differs from the loss it is compared with on the same damaged images: signed-rank test, p < {SIGNIFICANT} after Holm's correction over the table."
+        )],
     })
 }
 

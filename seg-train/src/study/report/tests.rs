@@ -66,6 +66,7 @@ fn study(
                     thresholds: Vec::new(),
                     reliability: Vec::new(),
                     shift: Vec::new(),
+                    steps: Vec::new(),
                     epochs: 7,
                     best_epoch: 5,
                     seconds: 1.0,
