@@ -2,7 +2,8 @@
 """Computes the trainer's calibration and surface metrics with the libraries that others use, for the golden test.
 
     python3 -m venv venv
-    venv/bin/pip install torch torchmetrics monai netcal scipy scikit-learn safetensors
+    venv/bin/pip install torch==2.11.0 torchmetrics==1.9.0 monai==1.6.1 netcal==1.4.0 scipy==1.17.1 scikit-learn==1.9.1 \\
+        safetensors==0.8.0
     venv/bin/python benches/compare/calibration.py
 
 It draws inputs from a fixed seed and writes them to `calibration.safetensors` in tests/fixtures/golden, and to
