@@ -59,6 +59,10 @@ impl MetricsConfig {
     }
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
 fn is_boundary(k: &usize) -> bool {
     *k == MetricsConfig::default().boundary
 }
@@ -67,6 +71,10 @@ fn is_spacing(spacing: &[f64; 2]) -> bool {
     *spacing == MetricsConfig::default().spacing
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
 fn is_tolerance(tolerance: &f64) -> bool {
     *tolerance == MetricsConfig::default().tolerance
 }

@@ -182,7 +182,9 @@ mod tests {
 
     fn diagram(images: &[(u64, u64)]) -> Reliability {
         let mut diagram = Diagram::new(1);
-        images.iter().for_each(|&(n, r)| diagram.add(&[bin(n, r)]));
+        for &(n, r) in images {
+            diagram.add(&[bin(n, r)]);
+        }
         diagram.reliability()[0]
     }
 
