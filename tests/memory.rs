@@ -92,9 +92,9 @@ fn the_calibration_of_ten_thousand_images_needs_no_more_than_that_of_one() {
         }
     }
     println!("after 1, 100 and 10,000 images: {used:?} bytes");
-    // Beside the vector of these three numbers themselves.
+    // A byte an image would be ten thousand; the harness itself takes some hundreds when the other test ends.
     assert!(
-        used.iter().all(|&bytes| bytes.abs_diff(used[0]) <= 64),
+        used.iter().all(|&bytes| bytes.abs_diff(used[0]) <= 4096),
         "{used:?}"
     );
     assert!(used[0] < 4_000_000, "{used:?}");

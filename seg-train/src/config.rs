@@ -331,6 +331,7 @@ impl Experiment {
                 1_000_000_000,
             ),
             ("metrics.bins", self.metrics.bins, 1, 10_000),
+            ("metrics.boundary", self.metrics.boundary, 0, 65_536),
         ];
         if let Some(phantom) = &self.data.phantom {
             counts.extend([
@@ -346,7 +347,7 @@ impl Experiment {
                 bail!("{key} is {value}; expected a whole number from {least} to {most}");
             }
         }
-        Ok(())
+        self.metrics.check_lengths()
     }
 }
 

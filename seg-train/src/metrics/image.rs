@@ -6,7 +6,7 @@ use super::{
     scores::excess_nll,
 };
 use crate::raster::Labels;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 /// How images are measured.
@@ -46,6 +46,27 @@ impl Default for MetricsConfig {
     }
 }
 
+impl MetricsConfig {
+    /// Refuses lengths that are none.
+    pub(crate) fn check_lengths(&self) -> Result<()> {
+        let [height, width] = self.spacing;
+        if ![height, width].iter().all(|s| s.is_finite() && *s > 0.0) {
+            bail!("metrics.spacing is [{height}, {width}]; expected two numbers above zero");
+        }
+        if self.tolerance.is_nan() || self.tolerance < 0.0 {
+            bail!(
+                "metrics.tolerance is {}; expected a number of at least zero",
+                self.tolerance
+            );
+        }
+        Ok(())
+    }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
 fn is_boundary(k: &usize) -> bool {
     *k == MetricsConfig::default().boundary
 }
@@ -54,6 +75,10 @@ fn is_spacing(spacing: &[f64; 2]) -> bool {
     *spacing == MetricsConfig::default().spacing
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
 fn is_tolerance(tolerance: &f64) -> bool {
     *tolerance == MetricsConfig::default().tolerance
 }
@@ -335,6 +360,26 @@ mod tests {
             text.contains("boundary = 0\nspacing = [5.0, 0.5]\ntolerance = 0.99"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn lengths_that_are_none_are_refused() {
+        let error = |spacing, tolerance| {
+            let config = MetricsConfig {
+                spacing,
+                tolerance,
+                ..MetricsConfig::default()
+            };
+            config.check_lengths().map_err(|error| error.to_string())
+        };
+        assert_eq!(error([0.5, 1e-3], 0.0), Ok(()));
+        let spacing = "metrics.spacing is [1, 0]; expected two numbers above zero";
+        assert_eq!(error([1.0, 0.0], 1.0), Err(spacing.into()));
+        error([f64::INFINITY, 1.0], 1.0).unwrap_err();
+        error([1.0, f64::NAN], 1.0).unwrap_err();
+        let tolerance = "metrics.tolerance is -1; expected a number of at least zero";
+        assert_eq!(error([1.0; 2], -1.0), Err(tolerance.into()));
+        error([1.0; 2], f64::NAN).unwrap_err();
     }
 
     #[test]

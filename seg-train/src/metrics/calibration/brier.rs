@@ -133,7 +133,9 @@ mod tests {
 
     fn parts(pixels: &[(f64, bool)], bins: usize) -> Decomposition {
         let mut sums = BrierSums::new(bins);
-        pixels.iter().for_each(|&(p, y)| sums.add(p, y));
+        for &(p, y) in pixels {
+            sums.add(p, y);
+        }
         sums.parts().unwrap()
     }
 

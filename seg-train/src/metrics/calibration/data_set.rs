@@ -373,7 +373,9 @@ mod tests {
         for orders in [[[3, 1, 5], [0, 4, 2]], [[5, 4, 3], [2, 1, 0]]] {
             let [mut merged, other] = orders.map(|order| {
                 let mut part = new();
-                order.into_iter().for_each(|k| add(&mut part, k));
+                for k in order {
+                    add(&mut part, k);
+                }
                 part
             });
             merged.merge(&other).unwrap();

@@ -136,13 +136,17 @@ fn residual(bin: &Tally, spread: &Spread) -> f64 {
 /// How many images had which accuracy in each bin of confidence.
 ///
 /// A diagram of all pixels tells how a model does on the whole; that half of the images are overconfident and half are
-/// not, only this shows.
+/// not, only this shows. It has bins² cells: of more bins than [`Histogram::MOST`] there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Histogram(pub(crate) Vec<Vec<u64>>);
 
 impl Histogram {
+    /// More rows would be finer than the accuracy of an image is known.
+    pub(crate) const MOST: usize = 100;
+
     pub(crate) fn new(bins: usize) -> Self {
-        Self(vec![vec![0; bins]; bins])
+        let rows = if bins <= Self::MOST { bins } else { 0 };
+        Self(vec![vec![0; bins]; rows])
     }
 
     pub(crate) fn add(&mut self, image: &[Tally]) {
@@ -178,7 +182,9 @@ mod tests {
 
     fn diagram(images: &[(u64, u64)]) -> Reliability {
         let mut diagram = Diagram::new(1);
-        images.iter().for_each(|&(n, r)| diagram.add(&[bin(n, r)]));
+        for &(n, r) in images {
+            diagram.add(&[bin(n, r)]);
+        }
         diagram.reliability()[0]
     }
 
@@ -229,5 +235,9 @@ mod tests {
         histogram.add(&[bin(4, 3), bin(2, 2)]);
         histogram.add(&[bin(4, 0), bin(2, 1)]);
         assert_eq!(histogram.0, [[2, 1], [0, 2]]);
+        assert_eq!(Histogram::new(100).0.len(), 100);
+        let mut none = Histogram::new(101);
+        none.add(&[bin(4, 1); 101]);
+        assert!(none.0.is_empty());
     }
 }

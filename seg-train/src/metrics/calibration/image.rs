@@ -130,6 +130,8 @@ fn foreground<P: Copy + Into<f64>>(pixels: &Pixels<'_, P>, i: usize) -> f64 {
 /// The bins of all classes as one lot.
 pub(crate) fn pooled(classes: &[Vec<Tally>]) -> Vec<Tally> {
     let mut all = vec![Tally::default(); classes.first().map_or(0, Vec::len)];
-    classes.iter().for_each(|bins| add_all(&mut all, bins));
+    for bins in classes {
+        add_all(&mut all, bins);
+    }
     all
 }

@@ -82,7 +82,9 @@ impl Errors {
             .chunk_by(|a, b| a.0 == b.0)
             .map(|same| {
                 let mut sums = Tally::default();
-                same.iter().for_each(|&(p, right)| sums.add(p, right));
+                for &(p, right) in same {
+                    sums.add(p, right);
+                }
                 sums
             })
             .collect();
@@ -165,8 +167,8 @@ mod tests {
     #[test]
     fn a_cell_is_narrow_beside_its_distance_from_certainty_and_confidences_keep_their_order() {
         let mut rng = stream(3, Purpose::Order, 0, 0);
-        let mut last = [0.0_f64; 2 * HALF];
-        let mut first = [f64::INFINITY; 2 * HALF];
+        let mut last = vec![0.0_f64; 2 * HALF];
+        let mut first = vec![f64::INFINITY; 2 * HALF];
         for _ in 0..400_000 {
             let far: f64 = 2_f64.powf(-1.0 - 33.0 * rng.random::<f64>());
             let p = if rng.random() { far } else { 1.0 - far };
@@ -197,7 +199,9 @@ mod tests {
         for (seed, n, bins) in [(0, 50, 4), (1, 3000, 10), (2, 200_000, 15)] {
             let pixels = pixels(seed, n);
             let mut cells = Cells::new();
-            pixels.iter().for_each(|&(p, right)| cells.add(p, right));
+            for &(p, right) in &pixels {
+                cells.add(p, right);
+            }
             let most = cells.0.iter().map(|cell| cell.count).max().unwrap();
             let bound = 2.0 * most as f64 * (1.0 + 2_f64.powi(-10)) / (4.0 * (n / bins) as f64);
             let (found, exact) = (cells.errors(bins), Errors::equal_mass(pixels, bins));
@@ -216,7 +220,9 @@ mod tests {
         let mut pixels = pixels(4, 1000);
         pixels.extend((0..3000).map(|k| (f64::from(k % 2), k % 10 == 0)));
         let mut cells = Cells::new();
-        pixels.iter().for_each(|&(p, right)| cells.add(p, right));
+        for &(p, right) in &pixels {
+            cells.add(p, right);
+        }
         let (found, exact) = (cells.errors(8), Errors::equal_mass(pixels, 8));
         assert!((found.ace.unwrap() - exact.ace.unwrap()).abs() < 1e-3);
         assert!((found.mce.unwrap() - 1.0).abs() < 1e-12);

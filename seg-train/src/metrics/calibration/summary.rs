@@ -21,7 +21,7 @@ pub struct CalibrationSummary {
     /// Distance from the true probabilities, over the images where they are known.
     pub truth: Option<TruthDistance>,
     /// Data-set reliability histogram: a row a bin of the foreground's confidence, in it how many images had an accuracy
-    /// in each of as many bins.
+    /// in each of as many bins. Empty if there are more than 100 bins.
     pub histogram: Vec<Vec<u64>>,
 }
 

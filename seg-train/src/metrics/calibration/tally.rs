@@ -101,7 +101,9 @@ mod tests {
 
     fn tally(pixels: &[(f64, bool)]) -> Tally {
         let mut sums = Tally::default();
-        pixels.iter().for_each(|&(p, right)| sums.add(p, right));
+        for &(p, right) in pixels {
+            sums.add(p, right);
+        }
         sums
     }
 
@@ -114,7 +116,7 @@ mod tests {
         ];
         let errors = Errors::of_tallies(&bins);
         assert!((errors.ece.unwrap() - (0.75 / 12.0 + 0.25 * 0.75)).abs() < 1e-15);
-        assert!((errors.ace.unwrap() - (1.0 / 12.0 + 0.75) / 2.0).abs() < 1e-15);
+        assert!((errors.ace.unwrap() - f64::midpoint(1.0 / 12.0, 0.75)).abs() < 1e-15);
         assert_eq!(errors.mce, Some(0.75));
     }
 

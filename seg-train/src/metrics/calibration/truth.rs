@@ -185,7 +185,7 @@ mod tests {
         let q = [0.25, 0.5, 0.5, 0.5];
         let found = distance(&p, 3, &[0, 0], &q);
         // Class 1: one bin, mean q 0.375. Class 2: two bins, gaps 0.25 and 0.
-        assert!((found.ece - (0.125 + 0.125) / 2.0).abs() < 1e-15);
+        assert!((found.ece - 0.125).abs() < 1e-15);
         assert!((found.absolute - (0.0 + 0.25 + 0.25 + 0.0) / 4.0).abs() < 1e-15);
         // KL of (¼, ¼, ½) from (½, ¼, ¼), and of (0, ½, ½) from (¼, ¼, ½).
         let kl = f64::midpoint(0.25 * 0.5_f64.ln() + 0.5 * 2_f64.ln(), 0.5 * 2_f64.ln());

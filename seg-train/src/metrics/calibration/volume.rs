@@ -84,7 +84,9 @@ mod tests {
 
     fn image(pixels: &[(f64, bool)]) -> VolumeSums {
         let mut sums = VolumeSums::default();
-        pixels.iter().for_each(|&(p, y)| sums.pixel(p, y));
+        for &(p, y) in pixels {
+            sums.pixel(p, y);
+        }
         sums
     }
 
@@ -96,7 +98,9 @@ mod tests {
             image(&[(0.5, false)]),                // no foreground, so no bias of its own
         ];
         let mut sums = VolumeSums::default();
-        images.iter().for_each(|image| sums.image(image));
+        for image in &images {
+            sums.image(image);
+        }
         let expected = Volume {
             expected: 3.0,
             truth: 3,
