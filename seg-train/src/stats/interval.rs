@@ -63,7 +63,10 @@ impl MeanInterval {
 /// ```
 pub fn mean_and_interval(values: &[f64]) -> (f64, Option<[f64; 2]>) {
     let mean = values.iter().sum::<f64>() / values.len() as f64;
-    (mean, MeanInterval::of(values, 0.95).map(|interval| interval.t))
+    (
+        mean,
+        MeanInterval::of(values, 0.95).map(|interval| interval.t),
+    )
 }
 
 /// t with P(|T| ≤ t) = level.

@@ -24,8 +24,8 @@ use std::f64::consts::SQRT_2;
 
 pub use bootstrap::bootstrap_mean;
 pub use effect::{cliffs_delta, matched_rank_biserial};
-pub use interval::{MeanInterval, mean_and_interval};
 pub(crate) use interval::t_quantile;
+pub use interval::{MeanInterval, mean_and_interval};
 pub use multiple::holm;
 pub use paired::signed_rank;
 pub use unpaired::{MOST_EXACT_PAIRS, Method, mann_whitney, rank_sum};
