@@ -1,13 +1,13 @@
 //! The tables of a page, and what each figure in them says.
 
-use super::findings::{Finding, bin_deviation, nearest_bin, percent};
+use super::findings::{Finding, bin_deviation, nearest_bin};
 use crate::{
     evaluate::Truth,
     metrics::{
         ImageRow,
         calibration::{CalibrationSummary, Errors, View},
     },
-    report::document::{Cell, Column, Kind, Row, Table, rounded},
+    report::document::{Cell, Column, Kind, Row, Table, fixed, rounded},
     stats::mean_and_interval,
     study::claim::Verdict,
 };
@@ -82,8 +82,11 @@ pub fn promises(foreground: &View) -> Table {
         }
         seen.push(bin.low.to_bits());
         rows.push(Row::of([
-            Cell::new(format!("about {}", percent(confidence, None))),
-            Cell::new(percent(bin.accuracy.unwrap_or(f64::NAN), bin.interval)),
+            Cell::new(format!("about {} %", fixed(100.0 * confidence, 0))),
+            Cell::new(rounded(
+                100.0 * bin.accuracy.unwrap_or(f64::NAN),
+                bin.interval.map(|ends| ends.map(|end| 100.0 * end)),
+            )),
             Cell::new(rounded(deviation.mean, deviation.interval)),
             Cell::new(bin.pixels.to_string()),
             Cell::new(bin.images.to_string()),
@@ -94,7 +97,7 @@ pub fn promises(foreground: &View) -> Table {
         title: "What is said, and how often it is so".into(),
         columns: vec![
             Column::left("Said of a pixel"),
-            Column::stacked("Is foreground (95 %)"),
+            Column::stacked("Is foreground [%] (95 %)"),
             Column::stacked("Too little (+), too much (−)"),
             Column::right("Pixels"),
             Column::right("Images"),

@@ -22,7 +22,7 @@ use crate::{
         ImageRow,
         calibration::{CalibrationSummary, Reliability, View},
     },
-    report::document::rounded,
+    report::document::{fixed, rounded},
     study::claim::Verdict,
 };
 
@@ -111,7 +111,11 @@ pub(super) fn percent(share: f64, interval: Option<[f64; 2]>) -> String {
     let interval = interval.map(|ends| ends.map(|end| 100.0 * end));
     match interval {
         Some(_) => format!("{} %", rounded(100.0 * share, interval)),
-        None => format!("{} %", rounded(100.0 * share, None)),
+        None if share.abs() < 0.01 => format!("{} %", rounded(100.0 * share, None)),
+        None => {
+            let text = fixed(100.0 * share, 1);
+            format!("{} %", text.strip_suffix(".0").unwrap_or(&text))
+        }
     }
 }
 
@@ -143,10 +147,10 @@ pub fn eight_in_ten(foreground: Option<&View>) -> Finding {
         );
     };
     let finding = Finding::new(EIGHT_IN_TEN, Some(deviation), EIGHT);
-    let said = rounded(bin.confidence.unwrap_or(f64::NAN), None);
+    let said = fixed(bin.confidence.unwrap_or(f64::NAN), 2);
     let seen = percent(bin.accuracy.unwrap_or(f64::NAN), bin.interval);
     let facts = format!(
-        "pixels that were given a probability about {said} were foreground in {seen} of the cases"
+        "pixels that were given a probability of about {said} were foreground in {seen} of the cases"
     );
     let sentence = match (finding.verdict, deviation.mean > 0.0) {
         (Verdict::Holds, _) => format!("Holds, within ±{EIGHT}: {facts}."),

@@ -118,7 +118,7 @@ impl Calibrated {
         let about = format!(
             "{}: {} on {}, seed {}, evaluated at {} × {} pixels with the weights of epoch {}.\n\n{}",
             self.run,
-            report.loss,
+            report.loss.replace(',', ", "),
             report.data,
             report.seed,
             report.size[0],
@@ -261,9 +261,10 @@ fn reliability_csv(summary: &CalibrationSummary) -> Result<String> {
 
 /// Whether the experiment scales the network's logits before it takes probabilities of them.
 fn is_scaled(experiment: &Experiment) -> bool {
-    experiment
-        .to_toml()
-        .is_ok_and(|text| text.lines().any(|line| line.starts_with("scaling = ") && !line.contains("none")))
+    experiment.to_toml().is_ok_and(|text| {
+        text.lines()
+            .any(|line| line.starts_with("scaling = ") && !line.contains("none"))
+    })
 }
 
 /// How the numbers came about, for a reader who would check them.

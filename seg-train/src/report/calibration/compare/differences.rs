@@ -174,13 +174,18 @@ pub fn sentences(comparisons: &[Comparison]) -> Vec<String> {
     }
     if let Some(fewest) = comparisons.iter().map(|one| one.images).min() {
         let family = comparisons.len();
+        let comparisons = if family == 1 {
+            "comparison"
+        } else {
+            "comparisons"
+        };
         all.push(if can_be_decided(fewest, family) {
             format!(
-                "Undecided is not alike: a difference that these images do not show may be there. All {family} comparisons of this page are corrected for each other (Holm)."
+                "Undecided is not alike: a difference that these images do not show may be there. The p-values of this page's {family} {comparisons} are corrected for each other (Holm)."
             )
         } else {
             format!(
-                "With {fewest} images and {family} comparisons not even a difference that every image shows could be told from chance: more test images are needed, or fewer runs on a page."
+                "With {fewest} images and {family} {comparisons} not even a difference that every image shows could be told from chance: more test images are needed, or fewer runs on a page."
             )
         });
     }
@@ -251,7 +256,7 @@ mod tests {
     fn too_few_images_to_decide_anything_are_said() {
         let few = sentences(&[comparison("dice", Side::Undecided, 5)]);
         assert!(
-            few[1].starts_with("With 5 images and 1 comparisons not even"),
+            few[1].starts_with("With 5 images and 1 comparison not even"),
             "{few:?}"
         );
         let enough = sentences(&[comparison("dice", Side::Undecided, 6)]);

@@ -159,25 +159,26 @@ impl<'a> Compare<'a> {
 
     fn methods_table(&self) -> Table {
         let rows = self.methods.iter().enumerate().map(|(place, method)| {
-            let differs = method.differences.iter();
-            let differs: Vec<String> = differs
+            let loss = self.runs_of(method).next();
+            let loss = loss.map_or("", |run| run.candidate.experiment.loss.as_str());
+            let besides = method.differences.iter().filter(|one| one.key != "loss");
+            let besides: Vec<String> = besides
                 .map(|one| format!("{} = {}", one.key, one.other))
                 .collect();
-            let text = match (place, &differs[..]) {
+            let besides = match (place, &besides[..]) {
                 (0, _) => "–".into(),
-                (_, []) => "the seed alone".into(),
+                (_, []) => "nothing".into(),
                 (_, several) => several.join(", "),
             };
             let seeds = seeds(self.runs, method)
                 .into_iter()
                 .map(|seed| seed.to_string());
-            let loss = self.runs_of(method).next();
-            let loss = loss.map_or("", |run| run.candidate.experiment.loss.as_str());
             Row::of([
                 Cell::new(&method.name),
-                Cell::new(loss),
+                // So that a line can end within it.
+                Cell::new(loss.replace(',', ", ")),
                 Cell::new(seeds.collect::<Vec<_>>().join(", ")),
-                Cell::new(text),
+                Cell::new(besides),
             ])
         });
         Table {
@@ -187,7 +188,7 @@ impl<'a> Compare<'a> {
                 Column::left("Method"),
                 Column::left("Loss"),
                 Column::left("Seeds"),
-                Column::left("What it has otherwise than the first"),
+                Column::left("Otherwise than the first, the loss aside"),
             ],
             rows: rows.collect(),
             notes: vec!["Runs that differ in the seed alone are one method; an image counts once, with the mean over its seeds.".into()],
@@ -240,7 +241,6 @@ impl<'a> Compare<'a> {
     }
 
     fn forests(&self) -> Block {
-        let several = self.methods.len() > 2;
         let forest = |metric: &str| {
             let rows: Vec<Estimate> = self
                 .comparisons
@@ -259,16 +259,8 @@ impl<'a> Compare<'a> {
                     id: format!("forest-{metric}"),
                     title: format!("{} {}", title(metric), arrow(metric)),
                     x_title: format!("mean difference from {against}"),
-                    less: if several {
-                        "lower".into()
-                    } else {
-                        String::new()
-                    },
-                    more: if several {
-                        "higher".into()
-                    } else {
-                        String::new()
-                    },
+                    less: "lower".into(),
+                    more: "higher".into(),
                     rows,
                 })
             })

@@ -54,7 +54,7 @@ fn eight_in_ten_holds_when_the_share_is_surely_near() {
     assert_eq!(finding.verdict, Verdict::Holds);
     assert_eq!(
         finding.sentence,
-        "Holds, within ±0.05: pixels that were given a probability about 0.800 were foreground in 81 (77 to 85) % of the cases."
+        "Holds, within ±0.05: pixels that were given a probability of about 0.80 were foreground in 81.0 (77.0 to 85.0) % of the cases."
     );
 }
 
@@ -121,7 +121,7 @@ fn confidence_is_held_against_accuracy_image_by_image() {
     let over = sure(&[0.05, 0.06, 0.07]);
     assert_eq!(over.verdict, Verdict::Fails);
     assert!(
-        over.sentence.starts_with("Fails, it is over-confident: its most probable class has a probability of 90.0 % in the mean and is right for 84.0 % of the pixels, a difference of 0.060 ("),
+        over.sentence.starts_with("Fails, it is over-confident: its most probable class has a probability of 90 % in the mean and is right for 84 % of the pixels, a difference of 0.060 ("),
         "{over:?}"
     );
     assert!(
@@ -161,7 +161,7 @@ fn the_boundary_is_held_against_all_the_rest() {
     assert_eq!(worse.verdict, Verdict::Fails);
     assert!((worse.deviation.unwrap().mean - 0.19).abs() < 1e-12);
     assert!(
-        worse.sentence.starts_with("Fails: within 2 pixels of the truth's boundary, where 10.0 % of the pixels are, the ECE is 0.200, elsewhere it is 0.0100, ")
+        worse.sentence.starts_with("Fails: within 2 pixels of the truth's boundary, where 10 % of the pixels are, the ECE is 0.200, elsewhere it is 0.0100, ")
             && worse.errs_upwards(),
         "{worse:?}"
     );
@@ -208,13 +208,13 @@ fn expected_volumes_are_said_to_be_above_or_below() {
     assert_eq!(above.verdict, Verdict::Fails);
     assert_eq!(
         above.sentence,
-        "Fails: the expected volume, the sum of all p, is 12 (7 to 17) % above the truth's in the mean over 3 images, and 25.0 % below over all images together."
+        "Fails: the expected volume, the sum of all p, is 12.0 (7.0 to 17.0) % above the truth's in the mean over 3 images, and 25 % below over all images together."
     );
     let below = volumes(&[-0.1, -0.12, -0.14]).unwrap();
     assert!(
         below
             .sentence
-            .contains("is 12 (7 to 17) % below the truth's"),
+            .contains("is 12.0 (7.0 to 17.0) % below the truth's"),
         "{below:?}"
     );
     assert_eq!(
