@@ -11,6 +11,7 @@ use std::{
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use seg_train::{
     metrics::{EmptyMask, ThresholdSweep},
+    report::document::rounded,
     run_folder::tables,
 };
 use tempfile::TempDir;
@@ -427,6 +428,191 @@ fn several_losses_are_trained_and_compared() {
     )
     .unwrap();
     assert!(comparison.to_string().contains("excess"));
+}
+
+/// A file of JSON, and a page beside it.
+fn numbers_and_page(folder: &Path, name: &str) -> (serde_json::Value, String) {
+    let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+    (
+        serde_json::from_str(&read(name)).unwrap(),
+        read("index.html"),
+    )
+}
+
+/// A number of JSON and its interval as a page shows them, the brackets below the number.
+fn as_shown(number: &serde_json::Value, interval: &serde_json::Value) -> String {
+    let ends = interval
+        .as_array()
+        .map(|ends| [0, 1].map(|at| ends[at].as_f64().unwrap()));
+    let text = rounded(number.as_f64().unwrap(), ends);
+    match text.split_once(" (") {
+        Some((above, below)) => {
+            format!("<td class=\"right\">{above}<span class=\"below\"> ({below}</span></td>")
+        }
+        None => format!("<td class=\"right\">{text}</td>"),
+    }
+}
+
+#[test]
+fn pages_of_one_run_and_of_several_show_the_numbers_that_lie_beside_them() {
+    let home = TempDir::new().unwrap();
+    let train = [
+        "--loss", "dice", "--loss", "ce", "--epochs", "2", "--out", "both",
+    ];
+    succeeds(home.path(), &with(TINY, &train));
+
+    let said = succeeds(home.path(), &["calibrate", "both/dice"]);
+    assert_eq!(
+        said.lines().last(),
+        Some("both/dice/calibration/index.html")
+    );
+    let folder = home.path().join("both/dice/calibration");
+    let (numbers, page) = numbers_and_page(&folder, "calibration.json");
+    let findings = numbers["findings"].as_array().unwrap();
+    assert_eq!(findings.len(), 5, "{findings:?}");
+    for finding in findings {
+        let sentence = finding["sentence"].as_str().unwrap();
+        assert!(said.contains(sentence), "{said}");
+        assert!(
+            page.contains(&sentence.replace('\'', "&#39;")),
+            "{sentence}"
+        );
+        let deviation = &finding["deviation"];
+        if !deviation.is_null() {
+            let shown = as_shown(&deviation["mean"], &deviation["interval"]);
+            assert!(page.contains(&shown), "{shown}");
+        }
+    }
+    let calibration = &numbers["calibration"];
+    for number in [
+        &calibration["nll"],
+        &calibration["brier"]["resolution"],
+        &calibration["views"][0]["equal_width"]["ece"],
+        &calibration["views"][0]["equal_mass"]["mce"],
+        &calibration["truth"]["absolute"],
+    ] {
+        let shown = as_shown(number, &serde_json::Value::Null);
+        assert!(page.contains(&shown), "{shown}");
+    }
+    for id in [
+        "findings",
+        "promises",
+        "reliability",
+        "histogram",
+        "thresholds",
+        "scores",
+        "errors",
+        "worst",
+    ] {
+        assert!(page.contains(&format!("id=\"{id}\"")), "{id}");
+    }
+    let lines = |file: &str| {
+        fs::read_to_string(folder.join(file))
+            .unwrap()
+            .lines()
+            .count()
+    };
+    assert_eq!(
+        (lines("images.csv"), lines("reliability.csv")),
+        (1 + 3, 1 + 4 * 15)
+    );
+    // Nothing is written over.
+    let again = succeeds(home.path(), &["calibrate", "both/dice"]);
+    assert_eq!(
+        again.lines().last(),
+        Some("both/dice/calibration-2/index.html")
+    );
+    let second = fs::read_to_string(home.path().join("both/dice/calibration-2/index.html"));
+    assert!(second.unwrap() == page, "the same run gives the same page");
+
+    let said = succeeds(home.path(), &["compare", "both", "--out", "beside"]);
+    assert_eq!(said.lines().last(), Some("beside/index.html"));
+    let (numbers, page) = numbers_and_page(&home.path().join("beside"), "compare.json");
+    assert_eq!(numbers["against"], "dice");
+    let comparisons = numbers["comparisons"].as_array().unwrap();
+    assert_eq!(comparisons.len(), 10, "{comparisons:?}");
+    for one in comparisons {
+        let shown = as_shown(&one["difference"], &one["interval"]);
+        assert!(page.contains(&shown), "{shown} of {one}");
+        let difference = one["mean"].as_f64().unwrap() - one["mean_against"].as_f64().unwrap();
+        assert!(
+            (difference - one["difference"].as_f64().unwrap()).abs() < 1e-12,
+            "{one}"
+        );
+        // Three images decide nothing.
+        assert_eq!(one["side"], "undecided");
+    }
+    assert!(
+        said.starts_with("ce against dice: undecided in Dice, NLL, "),
+        "{said}"
+    );
+    let csv = fs::read_to_string(home.path().join("beside/differences.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 1 + 10);
+    assert!(
+        fs::read_to_string(home.path().join("beside/tables.md"))
+            .unwrap()
+            .contains("What it costs")
+    );
+
+    let turned = ["compare", "both", "--against", "ce", "--out", "turned"];
+    assert!(succeeds(home.path(), &turned).starts_with("dice against ce: "));
+}
+
+#[test]
+fn what_cannot_be_compared_is_told_from_the_first_image_that_differs() {
+    let home = TempDir::new().unwrap();
+    for (loss, seed, out) in [
+        ("dice", "0", "dice-0"),
+        ("ce", "1", "ce"),
+        ("dice", "1", "dice-1"),
+    ] {
+        let train = [
+            "--loss", loss, "--seed", seed, "--epochs", "1", "--out", out,
+        ];
+        succeeds(home.path(), &with(TINY, &train));
+    }
+    fails(
+        home.path(),
+        1,
+        &["compare", "dice-0", "ce"],
+        &[
+            "dice-0 was tested on the image phantom-",
+            " of seed 0 and ce was not; compare runs of one data set",
+        ],
+    );
+    let usage: [(&[&str], &str); 4] = [
+        (
+            &["compare", "ce", "ce"],
+            "ce and ce are one experiment with one seed, 1; name one of them",
+        ),
+        (
+            &["compare", "dice-0", "dice-1"],
+            "there is nothing to compare: dice is one method with 2 seeds",
+        ),
+        (
+            &["compare", "ce", "dice-1", "--against", "x"],
+            "--against x is none of the methods, which are ce, dice-1;",
+        ),
+        (
+            &["compare", "ce", "dice-1", "--out", "ce"],
+            "ce holds a run already",
+        ),
+    ];
+    for (arguments, part) in usage {
+        fails(home.path(), 2, arguments, &[part]);
+    }
+    fails(
+        home.path(),
+        1,
+        &["calibrate", "nowhere"],
+        &["nowhere is no run folder"],
+    );
+    fails(
+        home.path(),
+        2,
+        &["calibrate", "ce", "--out", "dice-0"],
+        &["dice-0 holds a run already"],
+    );
 }
 
 #[test]

@@ -3,6 +3,9 @@
 //! Exit code 0 is success, 1 bad data or a failed run, 2 bad usage, 3 a run that another process works on, 130 a run that
 //! was asked to stop. Every error is one line on standard error that begins with `error: `.
 
+mod asked;
+mod calibrate;
+mod compare;
 mod data;
 mod eval;
 mod losses;
@@ -41,6 +44,16 @@ struct Cli {
 enum Command {
     /// Evaluate a run's best checkpoint on the test set
     Eval(EvalArgs),
+    /// Whether a run's probabilities may be believed: a page with reliability, thresholds and the worst images
+    ///
+    /// Evaluates the best checkpoint on the test set and writes RUN/calibration/index.html, which opens without a network,
+    /// and the numbers behind it: calibration.json, images.csv, reliability.csv.
+    Calibrate(calibrate::CalibrateArgs),
+    /// Compare runs on the same test images, pair by pair: a page with differences, reliability, thresholds and cost
+    ///
+    /// Runs that differ in the seed alone are one method. Writes OUT/index.html and the numbers behind it: compare.json,
+    /// differences.csv, tables.md.
+    Compare(compare::CompareArgs),
     /// Segment images the network has never seen: a mask and maps of probabilities for each
     ///
     /// Writes NAME_mask.png, NAME_probability.png and NAME_heat.png for every image. With more than two classes the mask
@@ -259,6 +272,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match cli.command {
         None => train::run(&cli.train),
         Some(Command::Eval(args)) => eval::run(&args),
+        Some(Command::Calibrate(args)) => calibrate::run(&args),
+        Some(Command::Compare(args)) => compare::run(&args),
         Some(Command::Predict(args)) => predict::run(&args),
         Some(Command::Threshold(args)) => threshold::run(&args),
         Some(Command::Scale(args)) => scale::run(&args),

@@ -1,5 +1,6 @@
 //! What a finished run shows: tables as text, pictures as PNG.
 
+pub mod calibration;
 pub mod canvas;
 pub mod colours;
 pub mod compare;

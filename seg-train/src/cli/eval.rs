@@ -6,7 +6,7 @@ use super::{
     usage,
 };
 use crate::{
-    config::open_device,
+    config::{Experiment, open_device},
     data::{DataConfig, Dataset},
     evaluate::{check_threshold, evaluate},
     report::compare,
@@ -33,17 +33,7 @@ pub(super) fn run(args: &EvalArgs) -> Result<(), Failure> {
     } else {
         Dataset::of(&experiment)?
     };
-    if (data.channels, data.classes) != (experiment.unet.in_channels, experiment.unet.classes) {
-        return Err(Failure::Failed(anyhow::anyhow!(
-            "{} has {} channels and {} classes, the network of {} takes {} and {}; train one on it",
-            experiment.data,
-            data.channels,
-            data.classes,
-            folder.path().display(),
-            experiment.unet.in_channels,
-            experiment.unet.classes
-        )));
-    }
+    check_fits(&folder, &experiment, &data)?;
     let evaluated = evaluate(&folder, &experiment, &data, args.threshold, &device)?;
     let mut out = folder.path().to_path_buf();
     if !is_the_runs {
@@ -63,8 +53,28 @@ pub(super) fn run(args: &EvalArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Refuses a data set that the network of a run cannot be shown.
+pub(super) fn check_fits(
+    folder: &RunFolder,
+    experiment: &Experiment,
+    data: &Dataset,
+) -> anyhow::Result<()> {
+    if (data.channels, data.classes) != (experiment.unet.in_channels, experiment.unet.classes) {
+        anyhow::bail!(
+            "{} has {} channels and {} classes, the network of {} takes {} and {}; train one on it",
+            experiment.data,
+            data.channels,
+            data.classes,
+            folder.path().display(),
+            experiment.unet.in_channels,
+            experiment.unet.classes
+        );
+    }
+    Ok(())
+}
+
 /// The data set of `--data`. One of the run's own kind is read as the run's own was: classes, masks and all.
-fn another(own: &DataConfig, text: &str) -> anyhow::Result<DataConfig> {
+pub(super) fn another(own: &DataConfig, text: &str) -> anyhow::Result<DataConfig> {
     let named = text.parse::<DataConfig>()?.absolute()?;
     if named.kind.row().name == own.kind.row().name {
         let path = named.path;

@@ -469,7 +469,7 @@ fn from_here(data: &str) -> String {
     }
 }
 
-fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value)?;
     text.push('\n');
     store::write(path, text.as_bytes())
