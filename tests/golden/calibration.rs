@@ -241,7 +241,9 @@ fn data_set(inputs: &Inputs, case: &Value) -> Figures {
         let q = inputs.singles(name, "q");
         to.add(&pixels, [1, y.len()], Some(&q)).unwrap();
     };
-    images.iter().for_each(|name| add(&mut whole, name));
+    for name in &images {
+        add(&mut whole, name);
+    }
     for (k, name) in images.iter().rev().enumerate() {
         add(&mut parts[k % 2], name);
     }

@@ -22,7 +22,13 @@ impl Exact {
 
     /// Adds a value; not a number counts as zero.
     pub fn add(&mut self, value: f64) {
-        self.0 += (value * Self::STEPS) as i128;
+        let steps = value * Self::STEPS;
+        // What a processor converts at once, unlike 128 bits, and all that a pixel is.
+        self.0 += if value.abs() < 8.0 {
+            i128::from(steps as i64)
+        } else {
+            steps as i128
+        };
     }
 
     /// The sum, rounded once.
@@ -55,6 +61,10 @@ mod tests {
             assert_eq!(Exact::from_iter([value]).value(), value);
             assert_eq!(Exact::from_iter([-value]).value(), -value);
         }
+        for value in [7.75, 8.0, -8.0, 1e9 + 0.5, -1e15] {
+            assert_eq!(Exact::from_iter([value, value, -value]).value(), value);
+        }
+        assert_eq!(Exact::from_iter([f64::NAN, 0.5]).value(), 0.5);
     }
 
     #[test]
