@@ -530,7 +530,13 @@ fn pages_of_one_run_and_of_several_show_the_numbers_that_lie_beside_them() {
     let (numbers, page) = numbers_and_page(&home.path().join("beside"), "compare.json");
     assert_eq!(numbers["against"], "dice");
     let comparisons = numbers["comparisons"].as_array().unwrap();
-    assert_eq!(comparisons.len(), 10, "{comparisons:?}");
+    // After two epochs a network may predict no foreground at all, which has no surface; the page says so.
+    let surface = page.contains("no image has the figure for both: HD95 of ce.");
+    assert_eq!(
+        comparisons.len(),
+        10 - usize::from(surface),
+        "{comparisons:?}"
+    );
     for one in comparisons {
         let shown = as_shown(&one["difference"], &one["interval"]);
         assert!(page.contains(&shown), "{shown} of {one}");
@@ -547,7 +553,7 @@ fn pages_of_one_run_and_of_several_show_the_numbers_that_lie_beside_them() {
         "{said}"
     );
     let csv = fs::read_to_string(home.path().join("beside/differences.csv")).unwrap();
-    assert_eq!(csv.lines().count(), 1 + 10);
+    assert_eq!(csv.lines().count(), 1 + comparisons.len());
     assert!(
         fs::read_to_string(home.path().join("beside/tables.md"))
             .unwrap()

@@ -5,7 +5,7 @@ use crate::{
     evaluate::Truth,
     metrics::{
         ImageRow,
-        calibration::{CalibrationSummary, Errors, View},
+        calibration::{CalibrationSummary, Decomposition, Errors, View},
     },
     report::document::{Cell, Column, Kind, Row, Table, fixed, rounded},
     stats::mean_and_interval,
@@ -113,9 +113,32 @@ fn shown(value: Option<f64>) -> Cell {
     Cell::new(value.map_or_else(|| "–".into(), |value| rounded(value, None)))
 }
 
+/// A line of the table of scores: its title, the figure over all pixels, the column of the table of images, and whether a
+/// group begins.
+type Line = (&'static str, Option<f64>, &'static str, bool);
+
 /// The scores: over all pixels as one lot, and the mean over the images.
 pub fn scores(summary: &CalibrationSummary, rows: &[ImageRow], truth: Option<&Truth>) -> Table {
-    let mut table = Table {
+    let volume = &summary.volume;
+    let mut lines: Vec<Line> = vec![("NLL ↓", summary.nll, "nll", false)];
+    lines.extend(brier_lines(summary));
+    lines.extend([
+        ("Expected volume, bias", volume.bias, "volume_bias", true),
+        (
+            "Expected volume, size of the bias ↓",
+            volume.mean_absolute,
+            "",
+            false,
+        ),
+    ]);
+    lines.extend(truth_lines(summary, truth));
+    lines.extend([
+        ("Dice ↑", None, "dice", true),
+        ("HD95 ↓", None, "hd95", false),
+        ("ASSD ↓", None, "assd", false),
+        ("NSD ↑", None, "nsd", false),
+    ]);
+    Table {
         name: "scores".into(),
         title: "Scores".into(),
         columns: vec![
@@ -124,103 +147,97 @@ pub fn scores(summary: &CalibrationSummary, rows: &[ImageRow], truth: Option<&Tr
             Column::stacked("Mean over images (95 %)"),
             Column::right("Images"),
         ],
-        rows: Vec::new(),
+        rows: lines.into_iter().filter_map(|line| score(line, rows)).collect(),
         notes: vec![
             "Scores and calibration are at the network's size, where its probabilities are; overlaps and surfaces at each image's own.".into(),
         ],
+    }
+}
+
+/// The row of a line; `None` where neither all pixels nor any image has the figure.
+fn score((title, pooled, column, group): Line, rows: &[ImageRow]) -> Option<Row> {
+    let read = ImageRow::columns().find(|(name, _)| *name == column);
+    let values: Vec<f64> = match read {
+        Some((_, read)) => rows.iter().filter_map(read).collect(),
+        None => Vec::new(),
     };
-    let images = |name: &str| -> Vec<f64> {
-        let column = ImageRow::columns().find(|(column, _)| *column == name);
-        let read = column.map(|(_, read)| read);
-        rows.iter().filter_map(|row| read?(row)).collect()
+    if pooled.is_none() && values.is_empty() {
+        return None;
+    }
+    let (mean, interval) = mean_and_interval(&values);
+    let count = match values.len() {
+        0 => "–".into(),
+        images => images.to_string(),
     };
-    let mut add = |title: &str, pooled: Option<f64>, column: &str, group: bool| {
-        let values = images(column);
-        if pooled.is_none() && values.is_empty() {
-            return;
-        }
-        let (mean, interval) = mean_and_interval(&values);
-        let count = if values.is_empty() {
-            "–".into()
-        } else {
-            values.len().to_string()
-        };
-        let mut row = Row::of([
-            Cell::new(title),
-            shown(pooled),
-            Cell::new(rounded(mean, interval)),
-            Cell::new(count),
-        ]);
-        row.group = group;
-        table.rows.push(row);
+    let mut row = Row::of([
+        Cell::new(title),
+        shown(pooled),
+        Cell::new(rounded(mean, interval)),
+        Cell::new(count),
+    ]);
+    row.group = group;
+    Some(row)
+}
+
+fn brier_lines(summary: &CalibrationSummary) -> [Line; 6] {
+    let part = |of: fn(&Decomposition) -> f64| summary.brier.as_ref().map(of);
+    [
+        ("Brier score ↓", part(|of| of.score), "brier", true),
+        ("– reliability ↓", part(|of| of.reliability), "", false),
+        ("– resolution ↑", part(|of| of.resolution), "", false),
+        ("– uncertainty", part(|of| of.uncertainty), "", false),
+        (
+            "– variance within bins",
+            part(|of| of.within_variance),
+            "",
+            false,
+        ),
+        (
+            "– covariance within bins",
+            part(|of| of.within_covariance),
+            "",
+            false,
+        ),
+    ]
+}
+
+/// What a phantom alone has.
+fn truth_lines(summary: &CalibrationSummary, truth: Option<&Truth>) -> Vec<Line> {
+    let Some(distance) = &summary.truth else {
+        return Vec::new();
     };
-    add("NLL ↓", summary.nll, "nll", false);
-    let brier = summary.brier.as_ref();
-    add("Brier score ↓", brier.map(|of| of.score), "brier", true);
-    add("– reliability ↓", brier.map(|of| of.reliability), "", false);
-    add("– resolution ↑", brier.map(|of| of.resolution), "", false);
-    add("– uncertainty", brier.map(|of| of.uncertainty), "", false);
-    add(
-        "– variance within bins",
-        brier.map(|of| of.within_variance),
-        "",
-        false,
-    );
-    add(
-        "– covariance within bins",
-        brier.map(|of| of.within_covariance),
-        "",
-        false,
-    );
-    add(
-        "Expected volume, bias",
-        summary.volume.bias,
-        "volume_bias",
-        true,
-    );
-    add(
-        "Expected volume, size of the bias ↓",
-        summary.volume.mean_absolute,
-        "",
-        false,
-    );
-    if let Some(distance) = &summary.truth {
-        add(
+    vec![
+        (
             "Excess NLL over the true probabilities ↓",
             Some(distance.kl),
             "excess_nll",
             true,
-        );
-        add(
+        ),
+        (
             "– at most, of the best estimator (noise floor)",
             truth.map(|truth| truth.noise_floor),
             "",
             false,
-        );
-        add(
+        ),
+        (
             "– NLL of the true probabilities (entropy)",
             truth.map(|truth| truth.entropy),
             "",
             false,
-        );
-        add(
+        ),
+        (
             "Mean |p − q| from the true probabilities ↓",
             Some(distance.absolute),
             "truth_distance",
             false,
-        );
-        add(
+        ),
+        (
             "ECE against the true probabilities ↓",
             Some(distance.ece),
             "ece_truth",
             false,
-        );
-    }
-    add("Dice ↑", None, "dice", true);
-    add("HD95 ↓", None, "hd95", false);
-    add("ASSD ↓", None, "assd", false);
-    add("NSD ↑", None, "nsd", false);
-    table
+        ),
+    ]
 }
 
 /// The calibration errors: a row a view, ECE, ACE and MCE by both kinds of bins.

@@ -240,7 +240,7 @@ fn without(all: &[Reliability], part: &[Reliability]) -> Option<Vec<Reliability>
                 pixels,
                 confidence: left(|bin| bin.confidence),
                 accuracy: left(|bin| bin.accuracy),
-                ..all.clone()
+                ..*all
             })
         })
         .collect()

@@ -1,5 +1,7 @@
 //! The page of one run, and the numbers behind it.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use serde::Serialize;
 
@@ -204,8 +206,13 @@ impl Calibrated {
         let names = ImageRow::columns().map(|(name, _)| name);
         let header = ["id"].into_iter().chain(names);
         writer.write_record(header.chain(["confidence", "accuracy"]))?;
+        let sureness: BTreeMap<&str, &Sureness> = self
+            .sureness
+            .iter()
+            .map(|image| (image.id.as_str(), image))
+            .collect();
         for row in &self.evaluated.rows {
-            let sure = self.sureness.iter().find(|image| image.id == row.id);
+            let sure = sureness.get(row.id.as_str());
             let values = ImageRow::columns().map(|(_, read)| read(row));
             let sure = [sure.map(|of| of.confidence), sure.map(|of| of.accuracy)];
             let cells = values.chain(sure);

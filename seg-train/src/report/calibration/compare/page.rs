@@ -218,6 +218,16 @@ impl<'a> Compare<'a> {
             last = &one.method;
             row
         });
+        let mut notes = vec![
+            "The method's minus the other's, of the images that both have the figure for; interval by Student's t, p by Wilcoxon's signed-rank test. Better or worse: the whole interval lies on that side and p after Holm's correction over this table is below 0.05. All else is undecided.".to_owned(),
+        ];
+        let missing = self.not_compared();
+        if !missing.is_empty() {
+            notes.push(format!(
+                "Not compared, because no image has the figure for both: {}.",
+                missing.join(", ")
+            ));
+        }
         let against = &self.methods[self.against].name;
         Table {
             name: "paired-differences".into(),
@@ -234,10 +244,30 @@ impl<'a> Compare<'a> {
                 Column::left("Here"),
             ],
             rows: rows.collect(),
-            notes: vec![
-                "The method's minus the other's, of the images that both have the figure for; interval by Student's t, p by Wilcoxon's signed-rank test. Better or worse: the whole interval lies on that side and p after Holm's correction over this table is below 0.05. All else is undecided.".into(),
-            ],
+            notes,
         }
+    }
+
+    /// What is compared of no image though one of the two has it: a surface distance where a mask is empty, say.
+    fn not_compared(&self) -> Vec<String> {
+        let others = self.methods.iter().enumerate();
+        let others = others.filter(|(place, _)| *place != self.against);
+        let mut missing = Vec::new();
+        for (_, method) in others {
+            let compared = |metric: &str| {
+                let mut all = self.comparisons.iter();
+                all.any(|one| one.method == method.name && one.metric == metric)
+            };
+            for (name, read) in ImageRow::columns() {
+                let known = [method, &self.methods[self.against]]
+                    .iter()
+                    .any(|method| !column(self.runs, method, read).is_empty());
+                if COMPARED.contains(&name) && known && !compared(name) {
+                    missing.push(format!("{} of {}", title(name), method.name));
+                }
+            }
+        }
+        missing
     }
 
     fn forests(&self) -> Block {

@@ -78,11 +78,17 @@ pub fn pairs(
             read(&evaluated.rows[place])
         })
     };
-    let (mut x, mut y) = (of(one), of(other));
-    if seeds(runs, one) == seeds(runs, other) {
-        let (a, b) = (x.clone(), y.clone());
-        x.retain(|place, _| b.contains_key(place));
-        y.retain(|place, _| a.contains_key(place));
+    paired(of(one), of(other), seeds(runs, one) == seeds(runs, other))
+}
+
+fn paired(
+    mut x: BTreeMap<Place, f64>,
+    mut y: BTreeMap<Place, f64>,
+    same_seeds: bool,
+) -> (Vec<f64>, Vec<f64>) {
+    if same_seeds {
+        x.retain(|place, _| y.contains_key(place));
+        y.retain(|place, _| x.contains_key(place));
     }
     let (x, y) = (by_image(&x), by_image(&y));
     let shared = x.iter().filter_map(|(image, x)| Some((*x, *y.get(image)?)));
@@ -102,6 +108,10 @@ pub fn pooled(runs: &[Compared], method: &Method, view: &str) -> Vec<plot::Bin> 
         .iter()
         .filter_map(|&run| Some(&runs[run].summary.view(view)?.reliability[..]))
         .collect();
+    pool(&views)
+}
+
+fn pool(views: &[&[Reliability]]) -> Vec<plot::Bin> {
     let bins = views.first().map_or(0, |bins| bins.len());
     let bin = |place: usize| {
         let bins: Vec<&Reliability> = views.iter().filter_map(|bins| bins.get(place)).collect();
@@ -123,4 +133,61 @@ pub fn pooled(runs: &[Compared], method: &Method, view: &str) -> Vec<plot::Bin> 
         })
     };
     (0..bins).filter_map(bin).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values by image and seed.
+    fn map(values: &[(&str, u64, f64)]) -> BTreeMap<Place, f64> {
+        values
+            .iter()
+            .map(|&(image, seed, value)| (((0, image.into()), seed), value))
+            .collect()
+    }
+
+    #[test]
+    fn an_image_counts_once_with_the_mean_over_its_seeds() {
+        let x = map(&[("a", 0, 0.25), ("a", 1, 0.75), ("b", 0, 1.0)]);
+        let means: Vec<f64> = by_image(&x).into_values().collect();
+        assert_eq!(means, [0.5, 1.0]);
+    }
+
+    #[test]
+    fn a_value_that_one_method_lacks_under_a_seed_leaves_the_pair() {
+        let x = map(&[("a", 0, 0.25), ("a", 1, 9.0), ("b", 0, 1.0)]);
+        let y = map(&[("a", 0, 0.5), ("b", 0, 2.0), ("b", 1, 8.0), ("c", 0, 7.0)]);
+        assert_eq!(
+            paired(x.clone(), y.clone(), true),
+            (vec![0.25, 1.0], vec![0.5, 2.0])
+        );
+        // With other seeds the image alone is what they share.
+        assert_eq!(paired(x, y, false), (vec![4.625, 1.0], vec![0.5, 5.0]));
+    }
+
+    #[test]
+    fn bins_of_several_runs_are_pooled_by_their_pixels() {
+        let bin = |pixels, mean: f64, share: f64| Reliability {
+            low: 0.0,
+            high: 1.0,
+            pixels,
+            images: 2,
+            confidence: (pixels > 0).then_some(mean),
+            accuracy: (pixels > 0).then_some(share),
+            interval: Some([0.0, 1.0]),
+        };
+        let empty = bin(0, 0.0, 0.0);
+        let (one, other) = ([bin(1, 0.25, 0.0), empty], [bin(3, 0.75, 1.0), empty]);
+        let [pooled] = pool(&[&one[..], &other[..]])[..] else {
+            panic!("an empty bin is left out")
+        };
+        assert_eq!(
+            (pooled.count, pooled.confidence, pooled.observed),
+            (4, 0.625, 0.75)
+        );
+        assert_eq!(pooled.interval, None);
+        assert_eq!(pool(&[&one[..]])[0].interval, Some([0.0, 1.0]));
+        assert!(pool(&[]).is_empty());
+    }
 }

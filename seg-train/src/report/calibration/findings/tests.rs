@@ -1,7 +1,7 @@
 //! Every branch of every rule, by numbers that lead there.
 
 use super::*;
-use crate::metrics::calibration::Volume;
+use crate::metrics::calibration::{Errors, Volume};
 
 fn bin(pixels: u64, confidence: f64, accuracy: f64, interval: Option<[f64; 2]>) -> Reliability {
     Reliability {
@@ -19,8 +19,8 @@ fn view(name: &str, bins: Vec<Reliability>) -> View {
     View {
         name: name.into(),
         pixels: bins.iter().map(|bin| bin.pixels).sum(),
-        equal_width: Default::default(),
-        equal_mass: Default::default(),
+        equal_width: Errors::default(),
+        equal_mass: Errors::default(),
         reliability: bins,
     }
 }
