@@ -9,6 +9,7 @@ mod golden;
 mod gradients;
 mod hostile;
 mod laws;
+mod methods;
 mod operations;
 mod promises;
 mod properties;
