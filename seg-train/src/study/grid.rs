@@ -416,9 +416,10 @@ impl Grid {
     pub fn shown_columns(&self) -> Vec<&'static str> {
         match &self.columns[..] {
             [] => PAPERS.to_vec(),
-            named => ImageRow::columns()
+            named => named
+                .iter()
+                .filter_map(|wanted| ImageRow::columns().find(|(name, _)| name == wanted))
                 .map(|(name, _)| name)
-                .filter(|name| named.iter().any(|wanted| wanted == name))
                 .collect(),
         }
     }

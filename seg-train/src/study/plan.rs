@@ -417,6 +417,7 @@ fn differing(one: &Experiment, other: &Experiment) -> Result<Vec<String>> {
         all.retain(|key, _| {
             !["loss", "seed", "device", "unet.in_channels", "unet.classes"].contains(&&key[..])
                 && !key.starts_with("data.")
+                && !key.starts_with("inference.")
         });
         Ok(all)
     };
