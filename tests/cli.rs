@@ -456,10 +456,8 @@ fn as_shown(number: &serde_json::Value, interval: &serde_json::Value) -> String 
 #[test]
 fn pages_of_one_run_and_of_several_show_the_numbers_that_lie_beside_them() {
     let home = TempDir::new().unwrap();
-    let train = [
-        "--loss", "dice", "--loss", "ce", "--epochs", "2", "--out", "both",
-    ];
-    succeeds(home.path(), &with(TINY, &train));
+    let train = "--loss dice --loss ce --epochs 2 --out both".split(' ');
+    succeeds(home.path(), &with(TINY, &train.collect::<Vec<_>>()));
 
     let said = succeeds(home.path(), &["calibrate", "both/dice"]);
     assert_eq!(

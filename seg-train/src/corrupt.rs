@@ -332,7 +332,9 @@ fn along_columns(plane: &[f64], [height, width]: [usize; 2], weights: &[f64]) ->
                     *value += weight * from;
                 }
             }
-            row.iter_mut().for_each(|value| *value /= sum);
+            for value in row {
+                *value /= sum;
+            }
         });
     result
 }

@@ -56,14 +56,11 @@ pub(super) fn run(args: &ScaleArgs) -> Result<(), Failure> {
         )));
     }
     experiment.inference.scaling = args.method;
-    let out = match &args.out {
-        Some(out) => out.clone(),
-        None => {
-            let mut name = folder.path().as_os_str().to_owned();
-            name.push(format!("-{word}"));
-            first_free(Path::new(&name))
-        }
-    };
+    let out = args.out.clone().unwrap_or_else(|| {
+        let mut name = folder.path().as_os_str().to_owned();
+        name.push(format!("-{word}"));
+        first_free(Path::new(&name))
+    });
     refuse_taken(&out).map_err(usage)?;
     let data = folder.data_set(&experiment)?;
     let held = Lock::take(&out)?;

@@ -93,9 +93,9 @@ impl Experiment {
                 .map_or(String::new(), |g| format!(" (γ = {g})"));
             Ok(format!("{}{gamma}", spec.name()))
         };
-        let mut said = short(&self.loss)?;
+        let mut said = vec![short(&self.loss)?];
         if let Some(FineTune { loss, epochs, .. }) = &self.recipe.fine_tune {
-            said.push_str(&format!(", then {} for {epochs} epochs", short(loss)?));
+            said.push(format!("then {} for {epochs} epochs", short(loss)?));
         }
         let recipe = &self.recipe;
         for (is_so, words) in [
@@ -116,10 +116,10 @@ impl Experiment {
         .chain(self.inference.words())
         {
             if is_so {
-                said.push_str(&format!(", {words}"));
+                said.push(words);
             }
         }
-        Ok(said)
+        Ok(said.join(", "))
     }
 
     /// What a type cannot say of the stages.

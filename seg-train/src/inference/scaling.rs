@@ -78,7 +78,9 @@ impl Scale {
             *z = (*z - largest).exp();
             sum += *z;
         }
-        z.iter_mut().for_each(|z| *z /= sum);
+        for z in z.iter_mut() {
+            *z /= sum;
+        }
         largest + sum.ln()
     }
 }

@@ -93,7 +93,9 @@ fn with_background(mut classes: Vec<Vec<f64>>) -> Vec<f64> {
     for (i, background) in background.iter_mut().enumerate() {
         let sum: f64 = classes.iter().map(|plane| plane[i]).sum();
         let all = sum.max(1.0);
-        classes.iter_mut().for_each(|plane| plane[i] /= all);
+        for plane in &mut classes {
+            plane[i] /= all;
+        }
         *background = 1.0 - sum / all;
     }
     classes.insert(0, background);

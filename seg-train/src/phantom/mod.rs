@@ -81,10 +81,18 @@ pub struct PhantomConfig {
     pub shading: f64,
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
 fn is_two(classes: &usize) -> bool {
     *classes == 2
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
 fn is_one(scale: &f64) -> bool {
     *scale == 1.0
 }
@@ -218,6 +226,10 @@ pub(crate) fn id(index: usize) -> String {
 /// let q = [0.25_f32, 0.0, 0.25, 1.0]; // two pixels of three classes: (½, ¼, ¼) and (0, 0, 1)
 /// assert!((entropy(&q, 3) - 1.5 * 2_f64.ln() / 2.0).abs() < 1e-15);
 /// ```
+///
+/// # Panics
+///
+/// With fewer than two classes.
 pub fn entropy(q: &[f32], classes: usize) -> f64 {
     // q log q → 0 as q → 0, while log 0 is infinite.
     let part = |q: f64| if q > 0.0 { -q * q.ln() } else { 0.0 };
@@ -238,6 +250,10 @@ pub fn entropy(q: &[f32], classes: usize) -> f64 {
 /// let q = [0.25_f32, 0.0, 0.25, 1.0];
 /// assert_eq!(seg_train::phantom::foreground(&q, 3), [0.5, 1.0]);
 /// ```
+///
+/// # Panics
+///
+/// With fewer than two classes.
 pub fn foreground(q: &[f32], classes: usize) -> Vec<f32> {
     let pixels = q.len() / (classes - 1);
     (0..pixels)
@@ -253,6 +269,10 @@ pub fn foreground(q: &[f32], classes: usize) -> Vec<f32> {
 /// assert_eq!(seg_train::phantom::most_probable(&q, 3), [2, 0]);
 /// assert_eq!(seg_train::phantom::most_probable(&[0.5, 0.6], 2), [0, 1]);
 /// ```
+///
+/// # Panics
+///
+/// With fewer than two classes.
 pub fn most_probable(q: &[f32], classes: usize) -> Vec<u8> {
     let pixels = q.len() / (classes - 1);
     (0..pixels)

@@ -433,17 +433,18 @@ fn the_floor_of_four_classes_is_far_below_the_entropy_too() {
     assert!(0.0 < floor && floor < entropy / 2.0, "{floor} of {entropy}");
 }
 
-/// Foreground of 1 %, 0.1 % and 0.01 %: the range, the structures' size and the image's that reach it.
+/// Foreground of 1 %, 0.1 % and 0.01 %, and what reaches it: the structures' number and size, and the image's size.
 fn rare() -> [(PhantomConfig, [usize; 2]); 3] {
     [
-        ([0.005, 0.015], 0.3, [64, 64]),
-        ([0.0005, 0.0015], 0.12, [128, 128]),
-        ([0.00005, 0.00015], 0.05, [256, 256]),
+        ([0.005, 0.015], 4, 0.25, [64, 64]),
+        ([0.0005, 0.0015], 3, 0.1, [128, 128]),
+        ([0.00005, 0.00015], 1, 0.05, [256, 256]),
     ]
-    .map(|(foreground, scale, size)| {
+    .map(|(foreground, structures, scale, size)| {
         let config = PhantomConfig {
-            foreground,
+            structures,
             scale,
+            foreground,
             ..PhantomConfig::default()
         };
         (config, size)

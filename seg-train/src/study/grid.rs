@@ -314,17 +314,7 @@ impl Grid {
         {
             known(loss)?;
         }
-        let known_columns: Vec<&str> = ImageRow::columns().map(|(name, _)| name).collect();
-        if let Some(odd) = self
-            .columns
-            .iter()
-            .find(|name| !known_columns.contains(&&name[..]))
-        {
-            bail!(
-                "columns names `{odd}`, which is no metric of an image; known are {}",
-                known_columns.join(", ")
-            );
-        }
+        self.check_columns()?;
         for (axis, empty) in [
             ("data", self.data.is_empty()),
             ("losses", self.losses.is_empty()),
@@ -345,6 +335,18 @@ impl Grid {
         Ok(())
     }
 
+    /// Refuses a column that no image has.
+    fn check_columns(&self) -> Result<()> {
+        let known: Vec<&str> = ImageRow::columns().map(|(name, _)| name).collect();
+        if let Some(odd) = self.columns.iter().find(|name| !known.contains(&&name[..])) {
+            bail!(
+                "columns names `{odd}`, which is no metric of an image; known are {}",
+                known.join(", ")
+            );
+        }
+        Ok(())
+    }
+
     /// The grid at a scale: what `at` has for it in the place of the grid's own.
     #[must_use]
     pub fn at_scale(mut self, scale: &str) -> Self {
@@ -358,7 +360,10 @@ impl Grid {
             return self;
         };
         if let Some(losses) = losses {
-            let kept: Vec<usize> = losses.iter().flat_map(|loss| self.position(loss)).collect();
+            let kept: Vec<usize> = losses
+                .iter()
+                .filter_map(|loss| self.position(loss))
+                .collect();
             let mut place = 0..;
             self.losses
                 .retain(|_| place.next().is_some_and(|place| kept.contains(&place)));

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::{Experiment, Layers, Preset},
-    data::Dataset,
+    data::{DataConfig, Dataset},
     inference::InferenceConfig,
     open,
     run_folder::{Parts, RunFolder, data_set::FILES},
@@ -149,7 +149,7 @@ impl Plan {
         &mut self,
         grid: &Grid,
         wishes: &Wishes,
-        found: &mut BTreeMap<String, Option<crate::data::DataConfig>>,
+        found: &mut BTreeMap<String, Option<DataConfig>>,
         ranked: &mut Vec<(usize, PlannedRun)>,
     ) -> Result<Vec<Cell>> {
         let seeds = if wishes.seeds.is_empty() {
@@ -174,6 +174,8 @@ impl Plan {
             };
             for (rank, &seed) in seeds.iter().enumerate() {
                 let opened = Dataset::open(config, seed)?;
+                // What settings make of it, each opened once: telling the stains of images apart takes decoding them all.
+                let mut reread: Vec<(DataConfig, Dataset)> = Vec::new();
                 for (loss, entry) in grid.losses.iter().enumerate() {
                     for setting in grid.setting_names() {
                         let layers = Layers {
@@ -192,10 +194,15 @@ impl Plan {
                         };
                         let mut experiment = layers.resolve(Some(&entry.loss))?;
                         // Settings may change how a data set is read: channels, classes, what the phantom is made of.
+                        let known = |(other, _): &&(DataConfig, Dataset)| *other == experiment.data;
                         let read = if experiment.data == *config {
                             opened.clone()
+                        } else if let Some((_, read)) = reread.iter().find(known) {
+                            read.clone()
                         } else {
-                            Dataset::open(&experiment.data, seed)?
+                            let read = Dataset::open(&experiment.data, seed)?;
+                            reread.push((experiment.data.clone(), read.clone()));
+                            read
                         };
                         experiment.unet.in_channels = read.channels;
                         experiment.unet.classes = read.classes;

@@ -35,7 +35,7 @@ pub(super) fn blocks(planned: &PlannedGrid, groups: &[Group<'_>]) -> Result<Vec<
     for data in &planned.grid.data {
         let of_data: Vec<&Group<'_>> = groups
             .iter()
-            .filter(|group| &group.data == data && has_shift(group))
+            .filter(|group| group.data == data && has_shift(group))
             .collect();
         if of_data.is_empty() {
             continue;
