@@ -18,7 +18,7 @@ use super::{Measured, Run, Validation};
 use crate::{
     augment::augment,
     batches::{Batch, ahead_on},
-    config::{Experiment, OnNan, Recipe},
+    config::{OnNan, Recipe},
     cuda::{ledger::End, step::Steps},
     rng::{Purpose, stream},
 };

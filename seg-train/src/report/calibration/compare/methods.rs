@@ -59,8 +59,7 @@ impl Candidate {
     }
 }
 
-/// Puts runs together that differ in the seed alone, in their order; names each method by its run's folder, and by what the
-/// names begin with where there are several.
+/// Puts runs together that differ in the seed alone, in their order, and names each method.
 ///
 /// # Errors
 ///
@@ -86,23 +85,41 @@ pub fn methods(candidates: &[Candidate]) -> Result<Vec<Method>> {
         }
         runs.push(place);
     }
-    let mut methods: Vec<Method> = Vec::new();
-    for (experiment, runs) in &groups {
-        let named: Vec<&str> = runs
-            .iter()
+    let names = names(candidates, &groups)?;
+    groups
+        .iter()
+        .zip(names)
+        .map(|((experiment, runs), name)| {
+            Ok(Method {
+                name,
+                runs: runs.clone(),
+                differences: differences(&groups[0].0, experiment)?,
+            })
+        })
+        .collect()
+}
+
+/// The methods' names, each unlike all others: by their runs' folders, or where two of these are alike by what is done, or
+/// where that is alike too by all folders.
+fn names(candidates: &[Candidate], groups: &[(Experiment, Vec<usize>)]) -> Result<Vec<String>> {
+    let folders = |runs: &[usize]| -> Vec<&str> {
+        runs.iter()
             .map(|&run| candidates[run].run.as_str())
-            .collect();
-        let mut name = name(&named);
-        if methods.iter().any(|method| method.name == name) {
-            name = named.join(", ");
-        }
-        methods.push(Method {
-            name,
-            runs: runs.clone(),
-            differences: differences(&groups[0].0, experiment)?,
-        });
+            .collect()
+    };
+    let differ = |names: &[String]| names.iter().collect::<BTreeSet<_>>().len() == names.len();
+    let by_folder = groups.iter().map(|(_, runs)| name(&folders(runs)));
+    let by_folder: Vec<String> = by_folder.collect();
+    if differ(&by_folder) {
+        return Ok(by_folder);
     }
-    Ok(methods)
+    let in_words = groups.iter().map(|(experiment, _)| experiment.method());
+    let in_words = in_words.collect::<Result<Vec<String>>>()?;
+    if differ(&in_words) {
+        return Ok(in_words);
+    }
+    let all = groups.iter().map(|(_, runs)| folders(runs).join(", "));
+    Ok(all.collect())
 }
 
 /// What another experiment has otherwise, epochs included: a finished run's are one of its numbers.
@@ -246,8 +263,18 @@ mod tests {
             .collect();
         assert_eq!(
             found,
-            [("dice", &[0, 2][..]), ("ce", &[1]), ("other/ce", &[3])]
+            [
+                ("dice", &[0, 2][..]),
+                ("cross-entropy", &[1]),
+                ("dice++ (γ = 2)", &[3])
+            ]
         );
+        let of_two_names = super::methods(&all[..3]).unwrap();
+        assert_eq!(of_two_names[1].name, "ce");
+        let mut wider = candidate("wide/ce", "phantom", "ce", 0);
+        wider.experiment.unet.width += 1;
+        let alike = super::methods(&[all[1].clone(), wider]).unwrap();
+        assert_eq!([&alike[0].name, &alike[1].name], ["runs/ce", "wide/ce"]);
         assert_eq!(methods[0].differences, []);
         assert_eq!(methods[1].differences[0].key, "loss");
     }
