@@ -157,7 +157,7 @@ pub(super) fn reproduce(args: &ReproduceArgs) -> Result<(), Failure> {
 pub(super) fn sweep(args: &SweepArgs) -> Result<(), Failure> {
     let shown = args.file.display();
     let text = match args.file.to_str().and_then(beyond) {
-        Some(text) if !args.file.exists() => text.to_owned(),
+        Some(text) if !args.file.is_file() => text.to_owned(),
         _ => open::text(&args.file).map_err(|error| {
             usage(format!(
                 "the grid {shown} cannot be read: {error}; besides files there are {}",
