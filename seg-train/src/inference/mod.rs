@@ -32,12 +32,27 @@ use crate::{
 #[serde(deny_unknown_fields, default)]
 pub struct InferenceConfig {
     /// Networks of an ensemble: so many are trained from weights of their own, and their probabilities averaged.
+    #[serde(skip_serializing_if = "is_one")]
     pub members: usize,
     /// Samples of Monte Carlo dropout (Gal & Ghahramani 2016): the mean over so many passes, each with dropout as in
     /// training; 0: one pass without.
+    #[serde(skip_serializing_if = "is_default")]
     pub samples: usize,
     /// What is fitted on the validation set after training.
+    #[serde(skip_serializing_if = "is_default")]
     pub scaling: Scaling,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_one(members: &usize) -> bool {
+    *members == 1
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Default for InferenceConfig {

@@ -425,6 +425,7 @@ fn differing(one: &Experiment, other: &Experiment) -> Result<Vec<String>> {
             !["loss", "seed", "device", "unet.in_channels", "unet.classes"].contains(&&key[..])
                 && !key.starts_with("data.")
                 && !key.starts_with("inference.")
+                && !["metrics.shift", "recipe.watch"].contains(&&key[..])
         });
         Ok(all)
     };
