@@ -57,7 +57,7 @@ pub trait Loss: Send + Sync {
     /// assert!((found[1] - 1.5).abs() < 1e-6); // TP = ⅔, FP = ⅓, FN = 4/3
     /// let found = of(&zoo::dice_ce(1.0, 1.0, |dice| dice.plus_plus(2.0)))?;
     /// assert!((found[0] - (1.0 / 3.0 + (2.0 / 9.0 + 4.0 / 9.0) / 2.0)).abs() < 1e-6);
-    /// assert_eq!(of(&zoo::cross_entropy())?, []);
+    /// assert!(of(&zoo::cross_entropy())?.is_empty());
     /// # Ok::<(), dice_losses::candle_core::Error>(())
     /// ```
     ///
