@@ -164,7 +164,7 @@ impl Fitted {
 const STEPS: usize = 100;
 
 /// A step that would lower the mean NLL by less is none.
-const SMALLEST: f64 = 1e-12;
+const SMALLEST: f64 = 1e-16;
 
 /// The factor stays within this and its inverse: on pixels that are all right it would grow without end.
 const MOST: f64 = 1e3;
